@@ -1,0 +1,91 @@
+"""Batches for the Trainer: cloze masks for training, a mask after the history for evaluation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class RecommendationCollator:
+    """Pads tokenized histories on the left and masks them.
+
+    A feature without `labels` is for training: each of its most recent `max_length` items is masked with
+    `mask_probability`; a share of the rows, `last_item_probability`, is masked at the last item alone, as in serving;
+    a row in which nothing was masked by chance gets one mask. A feature with `labels`, the id of the item that follows,
+    is for evaluation: a mask is appended, and with `exclude_seen` the items of the whole history are banned from the
+    ranking. Unknown items are read, but never asked for.
+
+    Randomness comes from torch's global generator, which the Trainer seeds, restores on resuming, and seeds anew in
+    each data-loader worker.
+
+    Args:
+        tokenizer: Gives the ids of the special tokens and, as `model_max_length`, the positions of the input.
+        mask_probability: Chance of a training item to be masked, in [0, 1].
+        last_item_probability: Share of the training rows with one mask, at the last item, in [0, 1].
+        exclude_seen: Whether items of the history are left out of the ranking in evaluation.
+
+    Returns (of a call):
+        `input_ids`, `attention_mask` and `labels` of shape (batch, longest row), labels -100 where nothing is asked;
+        in evaluation `banned_ids` (batch, longest history) as well.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    mask_probability: float = 0.2
+    last_item_probability: float = 0.1
+    exclude_seen: bool = True
+
+    def __post_init__(self):
+        for name in ("mask_probability", "last_item_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        histories = [feature["input_ids"] for feature in features]
+        if "labels" in features[0]:
+            return self.ask_next(histories, torch.tensor([feature["labels"] for feature in features]))
+        return self.cloze(histories)
+
+    def cloze(self, histories: list[Sequence[int]]) -> dict[str, torch.Tensor]:
+        """A training batch: masks at random items."""
+        length = self.tokenizer.model_max_length
+        input_ids, attention_mask = self.pad([history[-length:] for history in histories])
+        maskable = attention_mask.bool() & (input_ids != self.tokenizer.unk_token_id)
+        chance = torch.rand(input_ids.shape).masked_fill(~maskable, 2.0)
+        masked = chance < self.mask_probability
+        last_alone = torch.rand(len(histories), 1) < self.last_item_probability
+        last = torch.zeros_like(masked)
+        last[:, -1] = maskable[:, -1]
+        masked = torch.where(last_alone, last, masked)
+        # A row without a mask gets one at its item of the smallest chance.
+        masked |= ~masked.any(-1, keepdim=True) & maskable & (chance == chance.amin(-1, keepdim=True))
+        return {
+            "input_ids": input_ids.masked_fill(masked, self.tokenizer.mask_token_id),
+            "attention_mask": attention_mask,
+            "labels": input_ids.masked_fill(~masked, -100),
+        }
+
+    def ask_next(self, histories: list[Sequence[int]], targets: torch.Tensor) -> dict[str, torch.Tensor]:
+        """An evaluation batch: a mask after each history, the target as its label."""
+        mask, room = self.tokenizer.mask_token_id, self.tokenizer.model_max_length - 1
+        input_ids, attention_mask = self.pad([[*history[max(len(history) - room, 0) :], mask] for history in histories])
+        labels = torch.full_like(input_ids, -100)
+        labels[:, -1] = targets
+        banned_ids, _ = self.pad(histories if self.exclude_seen else [[] for _ in histories])
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "banned_ids": banned_ids}
+
+    def pad(self, rows: list[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Rows as one tensor, padded on the left, and its attention mask."""
+        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+        width = int(lengths.max())
+        real = np.arange(width) >= width - lengths[:, None]  # (rows, width)
+        padded = np.full(real.shape, self.tokenizer.pad_token_id, dtype=np.int64)
+        padded[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+        return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
+
+
+__all__ = ["RecommendationCollator"]

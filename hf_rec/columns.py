@@ -1,0 +1,74 @@
+"""Columns of ids and of lists of ids, in Arrow: the arrays that the tokenizer and the data path share."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def as_array(column: Iterable) -> pa.Array:
+    """One Arrow array of a column of a `datasets.Dataset`, an Arrow or pandas column, or any iterable.
+
+    Raises:
+        TypeError: for values of several types.
+    """
+    if hasattr(column, "column_name"):  # datasets.arrow_dataset.Column, read without a Python object for each value
+        column = column.source.with_format("arrow")[:][column.column_name]
+    if isinstance(column, pa.ChunkedArray):
+        return column.cast(with_large_strings(column.type)).combine_chunks()
+    if isinstance(column, pa.Array):
+        return column
+    try:
+        return pa.array(column if hasattr(column, "__len__") else list(column), from_pandas=True)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise TypeError(f"a column needs values of one type: {error}") from error
+
+
+def with_large_strings(type_: pa.DataType) -> pa.DataType:
+    """`type_` with 64-bit string offsets, which no number of ids overflows."""
+    if pa.types.is_string(type_):
+        return pa.large_string()
+    if is_list(type_):
+        return pa.list_(with_large_strings(type_.value_type))
+    return type_
+
+
+def is_list(type_: pa.DataType) -> bool:
+    return pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_fixed_size_list(type_)
+
+
+def id_strings(ids: pa.Array) -> pa.Array:
+    """Ids as strings: integers (and floats without a fraction, as pandas makes of them) as their decimal strings.
+
+    Missing ids stay null, and empty strings and NaN become null.
+
+    Raises:
+        TypeError: for ids of another type.
+    """
+    if pa.types.is_dictionary(ids.type):
+        ids = ids.dictionary_decode()
+    if pa.types.is_floating(ids.type):
+        ids = pc.if_else(pc.is_nan(ids), None, ids)
+        if not pc.all(pc.equal(pc.floor(ids), ids), min_count=0).as_py():
+            raise TypeError("ids are strings or integers, got numbers with a fraction")
+        ids = ids.cast(pa.int64())
+    elif not (pa.types.is_integer(ids.type) or pa.types.is_null(ids.type) or is_string(ids.type)):
+        raise TypeError(f"ids are strings or integers, got {ids.type}")
+    ids = ids.cast(pa.large_string())
+    return pc.if_else(pc.equal(ids, ""), None, ids)
+
+
+def is_string(type_: pa.DataType) -> bool:
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+
+
+def list_lengths(lists: pa.Array) -> np.ndarray:
+    """Lengths of the lists of a column: (rows,) int64; 0 for a missing list."""
+    return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def make_lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
+    """Lists of the given lengths over consecutive values."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), values)

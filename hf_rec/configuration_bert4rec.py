@@ -1,0 +1,103 @@
+"""Configuration of the BERT4Rec encoder."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+
+
+@strict
+class Bert4RecConfig(PreTrainedConfig):
+    """Sizes, probabilities and token ids of a BERT4Rec encoder ([Sun et al., 2019](https://arxiv.org/abs/1904.06690)).
+
+    Args:
+        vocab_size: Items of the catalogue plus the special tokens.
+        hidden_size: Width of the item embeddings and of the encoder.
+        num_hidden_layers: Encoder layers.
+        num_attention_heads: Attention heads; must divide `hidden_size`.
+        intermediate_size: Width of the feed-forward layers.
+        hidden_act: Activation of the feed-forward layers and of the prediction head.
+        hidden_dropout_prob: Dropout of the embeddings and of the residual branches.
+        attention_probs_dropout_prob: Dropout of the attention weights. Flash attention on CPU needs 0.
+        max_position_embeddings: Longest input, counted in positions; the mask that asks for the next item is one.
+        initializer_range: Standard deviation of the initial weights.
+        layer_norm_eps: Epsilon of the layer norms.
+        pad_token_id: Token that fills a batch; never attended, never recommended.
+        unk_token_id: Token of an item that is not in the catalogue; never recommended.
+        mask_token_id: Token that asks for an item; never recommended.
+        tie_word_embeddings: Score items with the embeddings that read them.
+
+    Example:
+        >>> config = Bert4RecConfig(vocab_size=1003, hidden_size=32)
+        >>> config.special_token_ids
+        (0, 1, 2)
+    """
+
+    model_type = "bert4rec"
+
+    # `pipeline` refuses the pipelines that a folder brings unless `trust_remote_code` is given. Set where the package,
+    # which registers its own, is installed.
+    ignore_custom_pipelines: ClassVar[bool] = False
+
+    vocab_size: int = 3419
+    hidden_size: int = 64
+    num_hidden_layers: int = 2
+    num_attention_heads: int = 2
+    intermediate_size: int = 256
+    hidden_act: str = "gelu"
+    hidden_dropout_prob: float | int = 0.2
+    attention_probs_dropout_prob: float | int = 0.0
+    max_position_embeddings: int = 200
+    initializer_range: float | int = 0.02
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+    unk_token_id: int = 1
+    mask_token_id: int = 2
+    tie_word_embeddings: bool = True
+
+    def __post_init__(self, **kwargs):
+        if self.ignore_custom_pipelines:
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
+    @property
+    def special_token_ids(self) -> tuple[int, int, int]:
+        """Ids that no recommendation may contain."""
+        return self.pad_token_id, self.unk_token_id, self.mask_token_id
+
+    def validate_sizes(self):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "intermediate_size",
+            "max_position_embeddings",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def validate_heads(self):
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
+            )
+
+    def validate_probabilities(self):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
+        for name in ("initializer_range", "layer_norm_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def validate_token_ids(self):
+        ids = dict(zip(("pad_token_id", "unk_token_id", "mask_token_id"), self.special_token_ids, strict=True))
+        for name, value in ids.items():
+            if not 0 <= value < self.vocab_size:
+                raise ValueError(f"{name} must lie in the vocabulary of {self.vocab_size} tokens, got {value}")
+        if len(set(ids.values())) < len(ids):
+            raise ValueError(f"pad, unk and mask tokens need ids of their own, got {ids}")
+
+
+__all__ = ["Bert4RecConfig"]

@@ -1,0 +1,87 @@
+"""Ranking metrics over the whole catalogue, for the Trainer's hooks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+from .ranking_bert4rec import target_rank, top_items
+
+
+class RankingMetrics:
+    """HR@k, NDCG@k and MRR of the targets; coverage, novelty and popularity of the lists.
+
+    `preprocess` turns the scores of a batch into ranks and lists at once, so that no more than one batch of scores is
+    ever held; give both methods to a Trainer: `Trainer(..., preprocess_logits_for_metrics=metrics.preprocess,
+    compute_metrics=metrics.compute)`. The scores are those of a batch with `banned_ids`, as
+    [`RecommendationCollator`] makes it.
+
+    Args:
+        item_counts: (vocab_size,) interactions of each item in the training data, 0 for the special tokens.
+        num_special_tokens: Tokens of the vocabulary that are no items.
+        ks: Lengths of the lists.
+    """
+
+    def __init__(self, item_counts: np.ndarray, num_special_tokens: int = 3, ks: Sequence[int] = (5, 10, 20)):
+        self.item_counts = item_counts
+        self.num_items = len(item_counts) - num_special_tokens
+        self.ks = sorted(ks)
+
+    def preprocess(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Rank of the target, then the ids of the longest list, -1 where no item is left.
+
+        Args:
+            logits: (rows, vocab_size) scores, -inf for what may not be recommended.
+            labels: (rows, length) target ids, one a row, -100 elsewhere.
+
+        Returns:
+            (rows, 1 + longest list).
+        """
+        logits = logits[0] if isinstance(logits, tuple) else logits
+        targets = labels[labels != -100]
+        if logits.shape != (len(labels), len(self.item_counts)) or len(targets) != len(labels):
+            raise ValueError(
+                f"ranking needs one label and one row of {len(self.item_counts)} scores for each history, got scores of "
+                f"shape {tuple(logits.shape)} and {len(targets)} labels for {len(labels)} histories"
+            )
+        ids, scores = top_items(logits, self.ks[-1])
+        ids = ids.masked_fill(~(scores > -torch.inf), -1)
+        ids = torch.nn.functional.pad(ids, (0, self.ks[-1] - ids.shape[1]), value=-1)
+        return torch.cat([target_rank(logits, targets).unsqueeze(1), ids], dim=1)
+
+    def compute(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metrics of the ranks and lists that [`preprocess`] made; all means over the histories."""
+        ranks, lists = prediction.predictions[:, 0], prediction.predictions[:, 1:]
+        metrics = {}
+        for k in self.ks:
+            metrics[f"hr@{k}"] = hit_rate(ranks, k)
+            metrics[f"ndcg@{k}"] = ndcg(ranks, k)
+        metrics["mrr"] = float(np.mean(1 / ranks))
+        for k in self.ks:
+            metrics |= {f"{name}@{k}": value for name, value in self.list_metrics(lists[:, :k]).items()}
+        return metrics
+
+    def list_metrics(self, lists: np.ndarray) -> dict[str, float]:
+        """Share of the catalogue that is recommended to anyone, and how popular what is recommended is."""
+        recommended = lists[lists >= 0]
+        share = self.item_counts / max(self.item_counts.sum(), 1)
+        rarest = share[share > 0].min(initial=1.0)
+        return {
+            "coverage": len(np.unique(recommended)) / self.num_items,
+            "novelty": float(np.mean(-np.log2(np.maximum(share[recommended], rarest)))) if len(recommended) else 0.0,
+            "popularity": float(np.mean(self.item_counts[recommended])) if len(recommended) else 0.0,
+        }
+
+
+def hit_rate(ranks: np.ndarray, k: int) -> float:
+    """Share of the targets among the first k: HR@k, which with one target is recall@k."""
+    return float(np.mean(ranks <= k))
+
+
+def ndcg(ranks: np.ndarray, k: int) -> float:
+    """Mean of 1 / log2(1 + rank) where the rank is at most k: NDCG@k with one target, whose ideal gain is 1."""
+    return float(np.mean(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0)))
+
+
+__all__ = ["RankingMetrics"]

@@ -1,0 +1,338 @@
+"""BERT4Rec: a bidirectional Transformer encoder over a user's history of items.
+
+[Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, positions counted from the most recent item,
+and scores computed only where they are asked for.
+"""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.masking_utils import create_bidirectional_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_bert4rec import Bert4RecConfig
+from .ranking_bert4rec import ban_items_
+
+# The classes that stock Transformers finds in a saved folder, with `trust_remote_code=True`.
+AUTO_MAP = {
+    "AutoConfig": "configuration_bert4rec.Bert4RecConfig",
+    "AutoModel": "modeling_bert4rec.Bert4RecModel",
+    "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
+}
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Softmax attention in plain torch; returns (batch, queries, heads, head_dim) and the attention weights."""
+    scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, queries, keys)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+def positions_from_recent(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Number of items after each position: 0 for the most recent, wherever the padding is.
+
+    Example:
+        >>> positions_from_recent(torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]]))
+        tensor([[3, 2, 1, 0],
+                [1, 0, 0, 0]])
+    """
+    attention_mask = attention_mask.long()
+    return attention_mask.sum(-1, keepdim=True) - attention_mask.cumsum(-1)
+
+
+def take_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """(batch, length, size) states at (batch, n) positions: (batch, n, size)."""
+    return states.gather(1, positions.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
+
+
+def labelled_positions(labelled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the labels in each row, padded to the most labels that a row has, and which of them are real.
+
+    Example:
+        >>> labelled_positions(torch.tensor([[True, False, True], [False, True, False]]))
+        (tensor([[0, 2],
+                [1, 0]]), tensor([[ True,  True],
+                [ True, False]]))
+    """
+    counts = labelled.sum(-1, keepdim=True)
+    first = labelled.long().argsort(dim=-1, descending=True, stable=True)
+    width = max(int(counts.max()), 1)
+    return first[:, :width], torch.arange(width, device=labelled.device) < counts
+
+
+def kept_positions(logits_to_keep: int | torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """(batch, n) positions for `logits_to_keep`, as [`Bert4RecForMaskedLM`] takes it."""
+    if isinstance(logits_to_keep, int):
+        logits_to_keep = torch.arange(inputs.shape[1], device=inputs.device)[-logits_to_keep:]
+    return logits_to_keep.expand(inputs.shape[0], -1)
+
+
+class Bert4RecEmbeddings(nn.Module):
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.item_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, position_ids, input_ids=None, inputs_embeds=None):
+        items = self.item_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        return self.dropout(self.norm(items + self.position_embeddings(position_ids)))
+
+
+class Bert4RecAttention(nn.Module):
+    is_causal = False
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, query_states, hidden_states, attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
+        """(batch, queries, hidden) attend to (batch, length, hidden)."""
+        query = self.split_heads(self.query(query_states))
+        key, value = map(self.split_heads, self.key_value(hidden_states).chunk(2, dim=-1))
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        attended, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_probs_dropout_prob if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.output(attended.flatten(2)), weights
+
+    def split_heads(self, states):
+        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
+
+
+class Bert4RecMLP(nn.Module):
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states):
+        return self.down(self.activation(self.up(hidden_states)))
+
+
+class Bert4RecLayer(GradientCheckpointingLayer):
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = Bert4RecAttention(config)
+        self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = Bert4RecMLP(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, hidden_states, attention_mask=None, positions=None, **kwargs: Unpack[TransformersKwargs]):
+        """With (batch, n) `positions`, only their states are computed: (batch, n, hidden)."""
+        queries = keys = self.attention_norm(hidden_states)
+        if positions is not None:
+            queries, hidden_states = take_positions(keys, positions), take_positions(hidden_states, positions)
+        attended, _ = self.attention(queries, keys, attention_mask, **kwargs)
+        hidden_states = hidden_states + self.dropout(attended)
+        return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
+
+
+class Bert4RecPreTrainedModel(PreTrainedModel):
+    config: Bert4RecConfig
+    config_class = Bert4RecConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Bert4RecEmbeddings", "Bert4RecLayer"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": Bert4RecLayer, "attentions": Bert4RecAttention}
+
+    def save_pretrained(self, *args, **kwargs):
+        from .pipeline_bert4rec import CUSTOM_PIPELINES  # this line also makes the pipeline's code travel
+
+        self.config.auto_map = AUTO_MAP
+        self.config.custom_pipelines = CUSTOM_PIPELINES
+        super().save_pretrained(*args, **kwargs)
+
+
+class Bert4RecModel(Bert4RecPreTrainedModel):
+    """The encoder: a history in, a state for each position out."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.embeddings = Bert4RecEmbeddings(config)
+        self.layers = nn.ModuleList(Bert4RecLayer(config) for _ in range(config.num_hidden_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.item_embeddings
+
+    def set_input_embeddings(self, value):
+        self.embeddings.item_embeddings = value
+
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        positions_to_keep: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """
+        Args:
+            input_ids: (batch, length) token ids, oldest item first.
+            attention_mask: (batch, length), 1 for items and 0 for padding, on whichever side it is.
+            position_ids: (batch, length) items after each position; counted from the attention mask if None.
+            inputs_embeds: (batch, length, hidden) in place of `input_ids`.
+            positions_to_keep: (batch, n) positions whose states are wanted, the last layer computes no other; all if
+                None.
+
+        Returns:
+            `last_hidden_state` of shape (batch, length, hidden), or (batch, n, hidden) with `positions_to_keep`.
+
+        Raises:
+            ValueError: for neither or both kinds of input, or an input longer than `max_position_embeddings`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        batch, length = inputs.shape[:2]
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"an input of {length} positions is longer than max_position_embeddings "
+                f"({self.config.max_position_embeddings}); keep the most recent items, as the tokenizer does with "
+                "truncation=True"
+            )
+        if position_ids is None:
+            position_ids = positions_from_recent(
+                inputs.new_ones(batch, length) if attention_mask is None else attention_mask
+            )
+        hidden_states = self.embeddings(position_ids, input_ids, inputs_embeds)
+
+        *lower_layers, last_layer = self.layers
+        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
+        for layer in lower_layers:
+            hidden_states = layer(hidden_states, mask, **kwargs)
+        if positions_to_keep is not None:
+            mask = create_bidirectional_mask(
+                self.config,
+                take_positions(hidden_states, positions_to_keep),
+                attention_mask,
+                encoder_hidden_states=hidden_states,
+            )
+        hidden_states = last_layer(hidden_states, mask, positions_to_keep, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
+
+
+class Bert4RecPredictionHead(nn.Module):
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+    def forward(self, hidden_states):
+        return self.norm(self.activation(self.dense(hidden_states)))
+
+
+class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
+    """The encoder with scores for the items at masked positions (the Cloze task of BERT4Rec)."""
+
+    _tied_weights_keys = {"decoder.weight": "model.embeddings.item_embeddings.weight"}
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.model = Bert4RecModel(config)
+        self.head = Bert4RecPredictionHead(config)
+        self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    def get_output_embeddings(self):
+        return self.decoder
+
+    def set_output_embeddings(self, new_embeddings):
+        self.decoder = new_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        banned_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        """Scores of the items, and the loss at labelled positions.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds: As for [`Bert4RecModel`].
+            labels: (batch, length) token ids, -100 where there is nothing to predict. Scores are then computed at the
+                labelled positions alone.
+            logits_to_keep: The positions to score: the last n, or a (n,) or (batch, n) tensor of positions; 0 for all.
+                Not used with `labels`.
+            banned_ids: (batch, n) ids that may not be recommended. Their logits and those of the special tokens become
+                -inf, after the loss; fill a row with the padding token.
+
+        Returns:
+            `logits` of shape (batch, n, vocab_size). With `labels`: (labelled positions, vocab_size), row after row,
+            and `loss`, the mean cross entropy over these positions (their sum over `num_items_in_batch`, where the
+            Trainer gives it).
+        """
+        positions = None
+        if labels is not None:
+            labelled = labels != -100
+            positions, is_label = labelled_positions(labelled)
+        elif torch.is_tensor(logits_to_keep) or logits_to_keep:
+            positions = kept_positions(logits_to_keep, input_ids if inputs_embeds is None else inputs_embeds)
+
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            positions_to_keep=positions,
+            **kwargs,
+        )
+        states = outputs.last_hidden_state if labels is None else outputs.last_hidden_state[is_label]
+        logits = self.decoder(self.head(states))
+
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels[labelled], vocab_size=self.config.vocab_size, **kwargs)
+        if banned_ids is not None:
+            banned_ids = banned_ids.unsqueeze(1).expand(-1, states.shape[1], -1) if labels is None else (
+                banned_ids[labelled.nonzero()[:, 0]]
+            )
+            logits = ban_items_(logits, banned_ids, self.config.special_token_ids)
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+__all__ = ["Bert4RecPreTrainedModel", "Bert4RecModel", "Bert4RecForMaskedLM"]

@@ -1,0 +1,146 @@
+"""`pipeline("recommendation")`: raw item ids in, a ranked list of item ids out."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import torch
+from transformers import Pipeline
+
+from .ranking_bert4rec import top_items
+
+# What a saved config says of the pipeline in its folder.
+CUSTOM_PIPELINES = {
+    "recommendation": {
+        "impl": "pipeline_bert4rec.RecommendationPipeline",
+        "pt": ["AutoModelForMaskedLM"],
+        "type": "text",
+    }
+}
+
+
+class RecommendationPipeline(Pipeline):
+    """Recommends the items that may follow a history.
+
+    A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`, best
+    first; a list (or generator) of histories gives a list of such lists. Ids that the model does not know are skipped.
+    Scores are logits: they order the items of one history.
+
+    Args (of a call, or of `pipeline(...)` as defaults):
+        top_k: Length of the lists; shorter if fewer items are left.
+        exclude_seen: Whether items of the history are left out.
+        candidates: Item ids to choose from; the whole catalogue if None.
+        blocked: Item ids that are left out.
+        batch_size: Histories that are computed together.
+
+    Raises:
+        TypeError: for item ids that are not strings, or a history that is not a list.
+        ValueError: for an empty history, a `top_k` below 1, or candidates of which none is known.
+    """
+
+    _load_tokenizer = True
+
+    def __init__(self, *args, batch_size: int = 128, **kwargs):
+        super().__init__(*args, batch_size=batch_size, **kwargs)
+        if len(self.tokenizer) != self.model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they do "
+                "not belong together; load both from one folder"
+            )
+        self.model.eval()
+        vocabulary = self.tokenizer.get_vocab()
+        self.item_of_id = {index: item for item, index in vocabulary.items()}
+        special = set(self.model.config.special_token_ids)
+        self.id_of_item = {item: index for item, index in vocabulary.items() if index not in special}
+
+    def _sanitize_parameters(self, top_k=None, exclude_seen=None, candidates=None, blocked=None):
+        preprocess, forward = {}, {}
+        if top_k is not None:
+            if top_k < 1:
+                raise ValueError(f"top_k must be at least 1, got {top_k}")
+            forward["top_k"] = top_k
+        if exclude_seen is not None:
+            preprocess["exclude_seen"] = exclude_seen
+        if candidates is not None:
+            forward["candidates"] = check_items(candidates, "candidates")
+        if blocked is not None:
+            preprocess["blocked"] = check_items(blocked, "blocked")
+        return preprocess, forward, {}
+
+    def __call__(self, inputs, **kwargs):
+        if isinstance(inputs, (str, dict)) or not isinstance(inputs, Iterable):
+            raise TypeError(
+                f"a history is a list of item ids, such as ['item', 'item'], got {inputs!r} ({type(inputs).__name__})"
+            )
+        if hasattr(inputs, "__len__"):
+            inputs = list(inputs)
+            if not inputs:
+                raise ValueError("an empty list: a history needs at least one item id")
+            if not isinstance(inputs[0], (list, tuple)):
+                inputs = tuple(inputs)  # one history; the parent class takes a list for a batch
+        return super().__call__(inputs, **kwargs)
+
+    def run_single(self, inputs, *parameters):
+        return super().run_single([inputs], *parameters)[0]
+
+    def get_iterator(self, inputs, num_workers, batch_size, *parameters):
+        inputs = iter(inputs)
+        while batch := list(islice(inputs, batch_size)):
+            yield from super().run_single(batch, *parameters)
+
+    def get_inference_context(self):
+        return torch.inference_mode
+
+    def preprocess(self, histories, exclude_seen=True, blocked=()):
+        known = [self.known_ids(check_items(history, "a history")) for history in histories]
+        room, mask = self.model.config.max_position_embeddings - 1, self.model.config.mask_token_id
+        input_ids = self.pad([[*ids[max(len(ids) - room, 0) :], mask] for ids in known])
+        blocked = self.known_ids(blocked)
+        return {
+            "input_ids": input_ids,
+            "attention_mask": (input_ids != self.model.config.pad_token_id).long(),
+            "banned_ids": self.pad([ids + blocked if exclude_seen else blocked for ids in known]),
+        }
+
+    def _forward(self, inputs, top_k=10, candidates=None):
+        if candidates is not None:
+            known = list(dict.fromkeys(self.known_ids(candidates)))
+            if not known:
+                raise ValueError(f"none of the {len(candidates)} candidates is in the catalogue of the model")
+            candidates = torch.tensor(known, device=self.device)
+        scores = self.model(**inputs, logits_to_keep=1).logits[:, 0]
+        ids, scores = top_items(scores, top_k, candidates)
+        return {"ids": ids, "scores": scores}
+
+    def postprocess(self, outputs):
+        return [
+            [
+                {"item_id": self.item_of_id[index], "score": score}
+                for index, score in zip(ids, scores, strict=True)
+                if score > -torch.inf
+            ]
+            for ids, scores in zip(outputs["ids"].tolist(), outputs["scores"].tolist(), strict=True)
+        ]
+
+    def known_ids(self, items):
+        return [self.id_of_item[item] for item in items if item in self.id_of_item]
+
+    def pad(self, rows):
+        """Rows of ids as one tensor, padded on the left."""
+        width, pad = max(map(len, rows)), self.model.config.pad_token_id
+        return torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+
+
+def check_items(items, name: str):
+    """The items, if they are a list of strings; a history may not be empty."""
+    if isinstance(items, (str, dict)) or not isinstance(items, Iterable):
+        raise TypeError(f"{name} must be a list of item ids, got {items!r} ({type(items).__name__})")
+    items = list(items)
+    wrong = next((item for item in items if not isinstance(item, str)), None)
+    if wrong is not None:
+        raise TypeError(f"item ids are strings, got {wrong!r} ({type(wrong).__name__})")
+    if not items and name == "a history":
+        raise ValueError("an empty list: a history needs at least one item id")
+    return items
+
+
+__all__ = ["RecommendationPipeline"]

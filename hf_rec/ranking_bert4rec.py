@@ -1,0 +1,57 @@
+"""From scores to a ranked list: what may be recommended is decided here, for evaluation and serving alike."""
+
+import torch
+
+
+def ban_items_(
+    scores: torch.Tensor, banned_ids: torch.Tensor, special_token_ids: tuple[int, ...] = ()
+) -> torch.Tensor:
+    """Set the scores of the special tokens and, in each row, of the banned items to -inf, in place.
+
+    Args:
+        scores: (..., vocab_size).
+        banned_ids: (..., n) token ids; fill a short row with a special token.
+        special_token_ids: Ids that are banned in every row.
+    """
+    scores.scatter_(-1, banned_ids, -torch.inf)
+    return scores.index_fill_(-1, torch.tensor(special_token_ids, device=scores.device), -torch.inf)
+
+
+def top_items(
+    scores: torch.Tensor, k: int, candidate_ids: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and scores of the `k` best items of each row, best first; -inf marks places that no item is left for.
+
+    Args:
+        scores: (rows, vocab_size), banned items at -inf.
+        k: Length of the lists; cut to the number of candidates.
+        candidate_ids: (n,) distinct ids to choose from; all ids if None.
+
+    Returns:
+        Two tensors of shape (rows, k).
+    """
+    if candidate_ids is not None:
+        scores = scores[:, candidate_ids]
+    best = scores.topk(min(k, scores.shape[-1]), dim=-1)
+    ids = best.indices if candidate_ids is None else candidate_ids[best.indices]
+    return ids, best.values
+
+
+def target_rank(scores: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
+    """1-based place of each row's target in its ranked list; ties and NaN count against the model.
+
+    A banned target (-inf) comes last.
+
+    Args:
+        scores: (rows, vocab_size), banned items at -inf.
+        target_ids: (rows,).
+
+    Example:
+        >>> target_rank(torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.5, float("nan")]]), torch.tensor([2, 0]))
+        tensor([2, 3])
+    """
+    own = scores.gather(-1, target_ids.unsqueeze(-1))  # (rows, 1)
+    return (~(scores < own)).sum(-1)  # (rows,)
+
+
+__all__ = ["ban_items_", "top_items", "target_rank"]

@@ -1,0 +1,91 @@
+"""Run the model tests of the installed Transformers against BERT4Rec: `python scripts/conformance.py`."""
+
+import argparse
+import importlib.metadata
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# What the suite imports and its sdist lacks; the kwargs are those that every config must take.
+STUBS = {
+    "__init__.py": "",
+    "exporters/test_export.py": "class ExportTesterMixin: ...\n",
+    "generation/test_utils.py": "class GenerationTesterMixin: ...\n",
+    "utils/test_configuration_utils.py": """config_common_kwargs = {
+    "return_dict": False,
+    "output_hidden_states": True,
+    "output_attentions": True,
+    "dtype": "float16",
+    "chunk_size_feed_forward": 5,
+    "is_encoder_decoder": True,
+    "architectures": ["BertModel"],
+    "id2label": {0: "label"},
+    "label2id": {"label": 0},
+    "problem_type": "regression",
+}
+""",
+}
+
+
+def pip(*arguments: str) -> None:
+    subprocess.run([sys.executable, "-m", "pip", "--quiet", *arguments], check=True)
+
+
+def fetch_suite(version: str, cache_dir: Path) -> Path:
+    """Folder with the test suite of Transformers `version` as the package `transformers_tests`; fetched once."""
+    suite = cache_dir / f"transformers-tests-{version}"
+    if suite.exists():
+        return suite
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_dir) as scratch:
+        pip("download", "--no-deps", "--no-binary", "transformers", "--dest", scratch, f"transformers=={version}")
+        with tarfile.open(Path(scratch, f"transformers-{version}.tar.gz")) as sdist:
+            tests = [member for member in sdist if member.name.startswith(f"transformers-{version}/tests/")]
+            sdist.extractall(scratch, tests, filter="data")
+        unpacked = Path(scratch, "suite")
+        pip("install", "--no-deps", "--target", str(unpacked), "parameterized")
+        package = Path(scratch, f"transformers-{version}", "tests").rename(unpacked / "transformers_tests")
+        for name, text in STUBS.items():
+            stub = package / name
+            stub.parent.mkdir(exist_ok=True)
+            stub.write_text(text)
+        return unpacked.rename(suite)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Fetch the test suite of the installed Transformers from PyPI, once, and run it on BERT4Rec.",
+        epilog="Other arguments go to pytest, for instance: -k save_load -x",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--cache_dir",
+        type=Path,
+        default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "hf_rec"),
+        help="where the suite is kept (default: %(default)s)",
+    )
+    arguments, pytest_arguments = parser.parse_known_args()
+
+    suite = fetch_suite(importlib.metadata.version("transformers"), arguments.cache_dir)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    sys.path[:0] = [str(REPOSITORY), str(suite)]
+    return pytest.main(
+        [
+            f"--rootdir={REPOSITORY}",
+            f"--config-file={os.devnull}",  # the settings and fixtures of this repository are for its own tests
+            "--noconftest",
+            "-W ignore::pytest.PytestUnknownMarkWarning",
+            str(REPOSITORY / "tests" / "conformance_bert4rec.py"),
+            *pytest_arguments,
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
