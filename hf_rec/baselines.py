@@ -23,7 +23,10 @@ def item_counts(train: Dataset, vocab_size: int) -> np.ndarray:
 
 
 def popularity(train: Dataset, vocab_size: int) -> Scorer:
-    """Scores every item by its number of interactions, whatever the history: (rows, length) ids -> (rows, vocab_size)."""
+    """Scores every item by its number of interactions, whatever the history.
+
+    Takes (rows, length) ids; returns (rows, vocab_size).
+    """
     counts = torch.from_numpy(item_counts(train, vocab_size)).double()
     return lambda input_ids: counts.repeat(len(input_ids), 1)
 

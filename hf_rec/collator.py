@@ -14,11 +14,11 @@ from transformers import PreTrainedTokenizerBase
 class RecommendationCollator:
     """Pads tokenized histories on the left and masks them.
 
-    A feature without `labels` is for training: each of its most recent `max_length` items is masked with
-    `mask_probability`; a share of the rows, `last_item_probability`, is masked at the last item alone, as in serving;
-    a row in which nothing was masked by chance gets one mask. A feature with `labels`, the id of the item that follows,
-    is for evaluation: a mask is appended, and with `exclude_seen` the items of the whole history are banned from the
-    ranking. Unknown items are read, but never asked for.
+    A feature without `labels` is for training: each of its most recent items is masked with `mask_probability`; a
+    share of the rows, `last_item_probability`, is masked at the last item alone, as in serving; a row in which nothing
+    was masked by chance gets one mask. A feature with `labels`, the id of the item that follows, is for evaluation: a
+    mask is appended, and with `exclude_seen` the items of the whole history are banned from the ranking. Unknown items
+    are read, but never asked for.
 
     Randomness comes from torch's global generator, which the Trainer seeds, restores on resuming, and seeds anew in
     each data-loader worker.
@@ -72,7 +72,8 @@ class RecommendationCollator:
     def ask_next(self, histories: list[Sequence[int]], targets: torch.Tensor) -> dict[str, torch.Tensor]:
         """An evaluation batch: a mask after each history, the target as its label."""
         mask, room = self.tokenizer.mask_token_id, self.tokenizer.model_max_length - 1
-        input_ids, attention_mask = self.pad([[*history[max(len(history) - room, 0) :], mask] for history in histories])
+        recent = [history[max(len(history) - room, 0) :] for history in histories]
+        input_ids, attention_mask = self.pad([[*history, mask] for history in recent])
         labels = torch.full_like(input_ids, -100)
         labels[:, -1] = targets
         banned_ids, _ = self.pad(histories if self.exclude_seen else [[] for _ in histories])

@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
 from datasets import Dataset, DatasetDict, load_dataset
 from transformers.utils import logging
 
-from .columns import as_array, id_strings, list_lengths, make_lists, with_large_strings
+from .columns import as_array, id_strings, list_lengths, make_lists
 from .tokenization_items import ItemTokenizer
 
 logger = logging.get_logger(__name__)
@@ -71,7 +70,7 @@ def load_preset(name: str, data_files: str | None = None) -> Dataset:
 
 
 def read_table(path: str | Path, id_columns: Iterable[str] = ("user_id", "item_id")) -> pa.Table:
-    """A Parquet, CSV (`.csv`, `.tsv`, also compressed) or JSON lines file as a table; ids in CSV keep leading zeros."""
+    """A Parquet, CSV (`.csv`, `.tsv`, also compressed) or JSON lines file as a table; ids in CSV stay as written."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
@@ -143,8 +142,8 @@ def build_sequences(
     report(len(rows) - len(core), len(users), f"rows outside the {min_user_count}/{min_item_count}-core")
     if not len(core):
         raise ValueError(
-            f"nothing is left of {len(users)} rows: {len(users) - len(known)} lack a user or an item, and no user with "
-            f"{min_user_count} and item with {min_item_count} interactions remain; lower min_user_count or "
+            f"nothing is left of {len(users)} rows: {len(users) - len(known)} lack a user or an item, and no users "
+            f"with {min_user_count} and items with {min_item_count} interactions remain; lower min_user_count or "
             "min_item_count"
         )
 
@@ -215,14 +214,16 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
         ("validation", before_validation, before_test),
         ("test", before_test, lengths),
     ):
-        report(int(((counts == 0) & (ends > 0)).sum()), len(lengths), f"users without a history before the {name} period")
+        report(
+            int(((counts == 0) & (ends > 0)).sum()), len(lengths), f"users without a history before the {name} period"
+        )
         if not len(splits[name]):
             raise ValueError(f"no user has items both before and in the {name} period; choose other times")
     return splits
 
 
 def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer) -> DatasetDict:
-    """Input ids for the model: whole histories (the collator cuts them), with `labels`, the target, where there is one.
+    """Input ids for the model: whole histories, which the collator cuts, and the target where there is one.
 
     Returns:
         For each split `user_id`, `input_ids` (int32) and `length`; `labels` (int) for validation and test.
@@ -285,8 +286,8 @@ def time_numbers(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
     missing += len(times) - int(np.isfinite(times).sum())
     if missing:
         raise ValueError(
-            f"column {name!r}: {missing} of {len(times)} times are missing or infinite, so these rows have no place in "
-            "a history; drop or repair them first"
+            f"column {name!r}: {missing} of {len(times)} times are missing or infinite, so these rows have no place "
+            "in a history; drop or repair them first"
         )
     return times
 

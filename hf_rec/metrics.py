@@ -42,8 +42,8 @@ class RankingMetrics:
         targets = labels[labels != -100]
         if logits.shape != (len(labels), len(self.item_counts)) or len(targets) != len(labels):
             raise ValueError(
-                f"ranking needs one label and one row of {len(self.item_counts)} scores for each history, got scores of "
-                f"shape {tuple(logits.shape)} and {len(targets)} labels for {len(labels)} histories"
+                f"ranking needs one label and one row of {len(self.item_counts)} scores for each history, got scores "
+                f"of shape {tuple(logits.shape)} and {len(targets)} labels for {len(labels)} histories"
             )
         ids, scores = top_items(logits, self.ks[-1])
         ids = ids.masked_fill(~(scores > -torch.inf), -1)

@@ -1,7 +1,7 @@
 """BERT4Rec: a bidirectional Transformer encoder over a user's history of items.
 
-[Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, positions counted from the most recent item,
-and scores computed only where they are asked for.
+[Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, positions counted from the most recent
+item, and scores computed only where they are asked for.
 """
 
 import torch
@@ -28,7 +28,7 @@ AUTO_MAP = {
 }
 
 
-def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **_kwargs):
     """Softmax attention in plain torch; returns (batch, queries, heads, head_dim) and the attention weights."""
     scores = query @ key.transpose(2, 3) * scaling  # (batch, heads, queries, keys)
     if attention_mask is not None:
@@ -326,8 +326,10 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(logits, labels[labelled], vocab_size=self.config.vocab_size, **kwargs)
         if banned_ids is not None:
-            banned_ids = banned_ids.unsqueeze(1).expand(-1, states.shape[1], -1) if labels is None else (
-                banned_ids[labelled.nonzero()[:, 0]]
+            banned_ids = (
+                banned_ids.unsqueeze(1).expand(-1, states.shape[1], -1)
+                if labels is None
+                else (banned_ids[labelled.nonzero()[:, 0]])
             )
             logits = ban_items_(logits, banned_ids, self.config.special_token_ids)
         return MaskedLMOutput(

@@ -21,9 +21,9 @@ CUSTOM_PIPELINES = {
 class RecommendationPipeline(Pipeline):
     """Recommends the items that may follow a history.
 
-    A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`, best
-    first; a list (or generator) of histories gives a list of such lists. Ids that the model does not know are skipped.
-    Scores are logits: they order the items of one history.
+    A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`,
+    best first; a list of histories gives a list of such lists, a generator an iterator over them. Ids that the model
+    does not know are skipped. Scores are logits: they order the items for one history.
 
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
@@ -43,8 +43,8 @@ class RecommendationPipeline(Pipeline):
         super().__init__(*args, batch_size=batch_size, **kwargs)
         if len(self.tokenizer) != self.model.config.vocab_size:
             raise ValueError(
-                f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they do "
-                "not belong together; load both from one folder"
+                f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they "
+                "do not belong together; load both from one folder"
             )
         self.model.eval()
         vocabulary = self.tokenizer.get_vocab()
@@ -82,7 +82,7 @@ class RecommendationPipeline(Pipeline):
     def run_single(self, inputs, *parameters):
         return super().run_single([inputs], *parameters)[0]
 
-    def get_iterator(self, inputs, num_workers, batch_size, *parameters):
+    def get_iterator(self, inputs, _num_workers, batch_size, *parameters):
         inputs = iter(inputs)
         while batch := list(islice(inputs, batch_size)):
             yield from super().run_single(batch, *parameters)

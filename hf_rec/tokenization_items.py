@@ -108,8 +108,8 @@ class ItemTokenizer(TokenizersBackend):
             return [self.convert_ids_to_tokens(row, skip_special_tokens) for row in token_ids]
         return self.convert_ids_to_tokens(token_ids, skip_special_tokens)
 
-    def _encode_plus(self, text, is_split_into_words=True, **kwargs):
-        return super()._encode_plus(text=whole_items(text), is_split_into_words=True, **kwargs)
+    def _encode_plus(self, text, **kwargs):
+        return super()._encode_plus(text=whole_items(text), **(kwargs | {"is_split_into_words": True}))
 
 
 def whole_items(histories: str | Iterable) -> list:

@@ -1,0 +1,225 @@
+"""Training a recommender from split sequences, with the stock Trainer: fit, evaluate, compare, save."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from datasets import DatasetDict
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers.utils import logging
+
+from .baselines import evaluate_scorer, item_counts, last_item_markov, popularity
+from .collator import RecommendationCollator
+from .columns import as_array
+from .configuration_bert4rec import Bert4RecConfig
+from .data import tokenize_splits
+from .hub import check_folder, model_card, push_recommender, save_recommender
+from .metrics import RankingMetrics
+from .modeling_bert4rec import Bert4RecForMaskedLM
+from .tokenization_items import ItemTokenizer
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass
+class RecommendationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with defaults for a recommender: train until the validation NDCG@10 no longer grows."""
+
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Histories per device and training step."})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Histories per device in evaluation."})
+    num_train_epochs: float = field(default=100.0, metadata={"help": "Most epochs; early stopping may end before."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "Histories of similar length share a batch, which saves padding; or 'random'."},
+    )
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to validate: 'epoch', 'steps' or 'no'."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save a checkpoint; as `eval_strategy`."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best one."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model, not the last."})
+    metric_for_best_model: str = field(default="ndcg@10", metadata={"help": "What 'best' and early stopping go by."})
+    logging_strategy: str = field(default="epoch", metadata={"help": "When to log the training loss."})
+    report_to: str = field(default="none", metadata={"help": "Experiment trackers, such as 'tensorboard'."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pinned memory for GPU transfers."})
+
+
+def train_recommender(
+    splits: DatasetDict,
+    args: RecommendationTrainingArguments,
+    *,
+    model_name_or_path: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    collator: Mapping[str, Any] | None = None,
+    max_length: int = 200,
+    patience: int = 10,
+    dataset: str = "an interaction log",
+    split: str = "leave-one-out",
+    command: str = "",
+) -> dict[str, dict[str, float]]:
+    """Train on `splits`, evaluate on its test part beside two baselines, and save all to `args.output_dir`.
+
+    Training that was interrupted in the same directory goes on from its last whole checkpoint.
+
+    Args:
+        splits: As [`leave_one_out`] and [`temporal_split`] return them.
+        args: What the Trainer does, and where results go.
+        model_name_or_path: A saved model to fine-tune; its catalogue and sizes then hold.
+        config: Fields of a new model's [`Bert4RecConfig`].
+        collator: Options of the [`RecommendationCollator`].
+        max_length: Positions of a new model's input.
+        patience: Evaluations without a better metric after which training stops.
+        dataset: Name of the data, for the model card.
+        split: Description of the split, for the model card.
+        command: How to run this training again, for the model card.
+
+    Returns:
+        Test metrics of `popularity`, `last-item Markov` and the model.
+    """
+    output_dir = Path(args.output_dir)
+    checkpoint = args.resume_from_checkpoint or resumable_checkpoint(output_dir)
+    set_seed(args.seed)
+    model, tokenizer = load_or_create(splits, model_name_or_path, config or {}, max_length)
+    if checkpoint:
+        check_catalogue(checkpoint, tokenizer)
+    tokenized = tokenize_splits(splits, tokenizer)
+    collate = RecommendationCollator(tokenizer, **(collator or {}))
+    counts = item_counts(tokenized["train"], len(tokenizer))
+    metrics = RankingMetrics(counts, num_special_tokens=len(tokenizer.all_special_ids))
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=tokenized["train"],
+        eval_dataset=tokenized["validation"],
+        data_collator=collate,
+        processing_class=tokenizer,
+        preprocess_logits_for_metrics=metrics.preprocess,
+        compute_metrics=metrics.compute,
+        callbacks=[EarlyStoppingCallback(patience)] if args.load_best_model_at_end else [],
+    )
+    fitted = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_metrics("train", fitted.metrics)
+    trainer.save_state()
+    test = trainer.predict(tokenized["test"]).metrics
+    trainer.save_metrics("test", test)
+
+    if not trainer.is_world_process_zero():
+        return {}
+    results = {}
+    for name, scorer in (("popularity", popularity), ("last-item Markov", last_item_markov)):
+        score = scorer(tokenized["train"], len(tokenizer))
+        results[name] = evaluate_scorer(score, tokenized["test"], collate, metrics, description=name)
+    trainer.save_metrics("baselines", {f"{name}_{key}": v for name, row in results.items() for key, v in row.items()})
+    name = (args.hub_model_id or output_dir.resolve().name).split("/")[-1]
+    results[name] = {key.removeprefix("test_"): value for key, value in test.items()}
+    facts = {
+        "architecture": f"a BERT4Rec encoder ({model.num_parameters():,} parameters)",
+        "num_items": len(tokenizer) - len(tokenizer.all_special_ids),
+        "num_users": len(splits["train"]),
+        "num_interactions": int(counts.sum()),
+        "example": str(splits["test"][0]["item_ids"][-3:]),
+        "protocol": (
+            f"Split: {split}. Full ranking over the whole catalogue, items of the user's history "
+            f"{'excluded' if collate.exclude_seen else 'not excluded'}, all {len(splits['test']):,} test users."
+        ),
+        "command": command or "python scripts/train.py",
+        "seed": args.seed,
+        "steps": trainer.state.global_step,
+        "seconds": fitted.metrics["train_runtime"],
+        "machine": machine(args),
+        "versions": ", ".join(f"{package} {version(package)}" for package in ("hf_rec", "torch", "transformers")),
+    }
+    card = model_card(name, dataset, results, facts, repo=args.hub_model_id)
+    save_recommender(output_dir, trainer.model, tokenizer, card)
+    plot_training_curve(trainer.state.log_history, args.metric_for_best_model, output_dir / "training_curve.png")
+    if args.push_to_hub:
+        push_recommender(output_dir, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+    return results
+
+
+def load_or_create(
+    splits: DatasetDict, model_name_or_path: str | None, config: Mapping[str, Any], max_length: int
+) -> tuple[PreTrainedModel, ItemTokenizer]:
+    """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked."""
+    if model_name_or_path:
+        if config:
+            raise ValueError(f"the sizes of {model_name_or_path} are fixed; do not give {sorted(config)}")
+        tokenizer = ItemTokenizer.from_pretrained(model_name_or_path)
+        return Bert4RecForMaskedLM.from_pretrained(model_name_or_path), tokenizer
+    items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
+    targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]
+    tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
+    return Bert4RecForMaskedLM(
+        Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=max_length, **config)
+    ), tokenizer
+
+
+def resumable_checkpoint(output_dir: Path) -> str | None:
+    """The last whole checkpoint of an interrupted run in `output_dir`, if there is one.
+
+    Raises:
+        ValueError: for a directory that holds something else than a run.
+    """
+    check_folder(output_dir, Bert4RecConfig.model_type)
+    if not output_dir.exists():
+        return None
+    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = [path for path in checkpoints if is_whole(path)]
+    if whole:
+        logger.warning(f"going on from {whole[-1]}; give another --output_dir to start afresh")
+        return str(whole[-1])
+    if not checkpoints and any(output_dir.iterdir()):
+        raise ValueError(f"{output_dir} is not empty and holds no checkpoint to go on from; give another --output_dir")
+    return None
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether the Trainer finished writing a checkpoint: it writes `trainer_state.json` last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
+
+
+def check_catalogue(checkpoint: str, tokenizer: ItemTokenizer) -> None:
+    """Raise if a checkpoint was trained on other items."""
+    if not ItemTokenizer.from_pretrained(checkpoint).item_ids.equals(tokenizer.item_ids):
+        raise ValueError(f"{checkpoint} was trained on another catalogue of items; give another --output_dir")
+
+
+def plot_training_curve(log_history: list[dict[str, float]], metric: str, path: Path) -> None:
+    """Training loss and validation metric by epoch, as a PNG; without matplotlib there is a warning and no plot."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.warning("no plot of the training curve: pip install 'hf_rec[plots]'")
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    for axes, key, color, label in (
+        (left, "loss", "tab:gray", "training loss"),
+        (right, f"eval_{metric.removeprefix('eval_')}", "tab:blue", f"validation {metric}"),
+    ):
+        points = [(entry["epoch"], float(entry[key])) for entry in log_history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, marker=".")
+        axes.set_ylabel(label, color=color)
+    left.set_xlabel("epoch")
+    figure.savefig(path, dpi=120)
+
+
+def machine(args: TrainingArguments) -> str:
+    if args.device.type != "cpu":
+        return f"{args.world_size} x {torch.accelerator.current_accelerator()}"
+    return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
+
+
+__all__ = ["RecommendationTrainingArguments", "train_recommender"]

@@ -1,0 +1,42 @@
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before any Hugging Face import
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers.utils import logging
+
+from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer
+
+logging.disable_progress_bar()
+REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """Folder of the public data sets, each in a folder of its name."""
+    if not REAL_DATA.is_dir():
+        pytest.skip(f"needs the data sets in {REAL_DATA}")
+    return REAL_DATA
+
+
+@pytest.fixture
+def tokenizer() -> ItemTokenizer:
+    """Twenty items, `item-0` to `item-19`, and inputs of eight positions."""
+    return ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
+
+
+@pytest.fixture
+def model(tokenizer) -> Bert4RecForMaskedLM:
+    """A small random model with scores far apart, for the tokenizer above, in evaluation mode."""
+    torch.manual_seed(0)
+    config = Bert4RecConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=8,
+        hidden_size=16,
+        intermediate_size=32,
+        initializer_range=0.5,
+    )
+    return Bert4RecForMaskedLM(config).eval()
