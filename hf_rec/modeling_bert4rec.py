@@ -14,7 +14,11 @@ from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import (
+    can_return_tuple,
+    is_flash_attention_requested,
+    merge_with_config_defaults,
+)
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
@@ -211,7 +215,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 None.
 
         Returns:
-            `last_hidden_state` of shape (batch, length, hidden), or (batch, n, hidden) with `positions_to_keep`.
+            `last_hidden_state` of shape (batch, length, hidden), or (batch, n, hidden) with `positions_to_keep`; so is
+            then the last of `hidden_states`.
 
         Raises:
             ValueError: for neither or both kinds of input, or an input longer than `max_position_embeddings`.
@@ -236,14 +241,14 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for layer in lower_layers:
             hidden_states = layer(hidden_states, mask, **kwargs)
-        if positions_to_keep is not None:
-            mask = create_bidirectional_mask(
-                self.config,
-                take_positions(hidden_states, positions_to_keep),
-                attention_mask,
-                encoder_hidden_states=hidden_states,
-            )
-        hidden_states = last_layer(hidden_states, mask, positions_to_keep, **kwargs)
+        if positions_to_keep is None:
+            hidden_states = last_layer(hidden_states, mask, **kwargs)
+        elif is_flash_attention_requested(self.config):  # it takes the queries for padded as the keys are
+            hidden_states = take_positions(last_layer(hidden_states, mask, **kwargs), positions_to_keep)
+        else:
+            queries = hidden_states.new_empty(*positions_to_keep.shape, 1)  # for their shape
+            mask = create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=hidden_states)
+            hidden_states = last_layer(hidden_states, mask, positions_to_keep, **kwargs)
         return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
 
 

@@ -135,9 +135,9 @@ def check_items(items, name: str):
     if isinstance(items, (str, dict)) or not isinstance(items, Iterable):
         raise TypeError(f"{name} must be a list of item ids, got {items!r} ({type(items).__name__})")
     items = list(items)
-    wrong = next((item for item in items if not isinstance(item, str)), None)
-    if wrong is not None:
-        raise TypeError(f"item ids are strings, got {wrong!r} ({type(wrong).__name__})")
+    for item in items:
+        if not isinstance(item, str):
+            raise TypeError(f"item ids are strings, got {item!r} ({type(item).__name__})")
     if not items and name == "a history":
         raise ValueError("an empty list: a history needs at least one item id")
     return items

@@ -14,7 +14,7 @@ def ban_items_(
         special_token_ids: Ids that are banned in every row.
     """
     scores.scatter_(-1, banned_ids, -torch.inf)
-    return scores.index_fill_(-1, torch.tensor(special_token_ids, device=scores.device), -torch.inf)
+    return scores.index_fill_(-1, torch.tensor(special_token_ids, dtype=torch.long, device=scores.device), -torch.inf)
 
 
 def top_items(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -124,10 +125,9 @@ def whole_items(histories: str | Iterable) -> list:
     if all(isinstance(row, str) for row in rows):
         return rows
     rows = [row.split() if isinstance(row, str) else row for row in rows]
-    items = (item for row in rows for item in (row if isinstance(row, (list, tuple)) else [row]))
-    wrong = next((item for item in items if not isinstance(item, str)), None)
-    if wrong is not None:
-        raise TypeError(f"item ids are strings, got {wrong!r} ({type(wrong).__name__})")
+    for item in chain.from_iterable(row if isinstance(row, (list, tuple)) else [row] for row in rows):
+        if not isinstance(item, str):
+            raise TypeError(f"item ids are strings, got {item!r} ({type(item).__name__})")
     return rows
 
 

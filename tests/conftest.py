@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers.utils import logging
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer
 
 logging.disable_progress_bar()
+settings.register_profile("default", deadline=None)  # the machine may be busy
+settings.load_profile("default")
 REAL_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -1,0 +1,197 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from transformers import AutoModel, AutoModelForMaskedLM, Trainer, TrainingArguments
+
+from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecModel, RecommendationCollator
+
+PAD, MASK = 0, 2
+
+
+def random_histories(generator: torch.Generator, batch: int, length: int, vocab_size: int = 23) -> torch.Tensor:
+    return torch.randint(3, vocab_size, (batch, length), generator=generator)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@given(length=st.integers(1, 8), left=st.integers(0, 7), right=st.integers(0, 7), seed=st.integers(0, 2**16))
+@settings(max_examples=30)
+def test_padding_on_either_side_does_not_change_the_scores(attention, length, left, right, seed):
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    config = Bert4RecConfig(vocab_size=23, max_position_embeddings=8, hidden_size=16, initializer_range=0.5)
+    model = Bert4RecForMaskedLM(config).eval()
+    model.set_attn_implementation(attention)
+    history = random_histories(generator, 1, length)
+    left, right = min(left, 8 - length), min(right, max(8 - length - left, 0))
+    padded = torch.nn.functional.pad(history, (left, right), value=PAD)
+    neighbour = random_histories(generator, 1, padded.shape[1])
+    batch = torch.cat([neighbour, padded])
+    mask = torch.cat([torch.ones_like(neighbour), (padded != PAD).long()])
+    with torch.no_grad():
+        alone = model(history).logits[0]
+        together = model(batch, attention_mask=mask).logits[1, left : left + length]
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_positions_are_counted_from_the_most_recent_item(model):
+    history = torch.tensor([[3, 4, 5, 6]])
+    shifted = model.model(history, position_ids=torch.tensor([[3, 2, 1, 0]])).last_hidden_state
+    torch.testing.assert_close(model.model(history).last_hidden_state, shifted)
+    other_order = model.model(history, position_ids=torch.tensor([[0, 1, 2, 3]])).last_hidden_state
+    assert (other_order - shifted).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
+@pytest.mark.parametrize(
+    "keep", [1, 3, torch.tensor([0, 5]), torch.tensor([[7, 2], [3, 3], [0, 6]])], ids=["last", "3", "1d", "2d"]
+)
+@torch.no_grad()
+def test_scores_at_chosen_positions_are_those_of_a_plain_call(model, attention, keep):
+    inputs = random_histories(torch.Generator().manual_seed(1), 3, 8)
+    inputs[0, :3] = PAD
+    mask = (inputs != PAD).long()
+    full = copy.deepcopy(model)(inputs, attention_mask=mask).logits
+    model.set_attn_implementation(attention)
+    kept = model(inputs, attention_mask=mask, logits_to_keep=keep).logits
+    positions = torch.arange(8)[-keep:] if isinstance(keep, int) else keep
+    expected = full.gather(1, positions.expand(3, -1).unsqueeze(-1).expand(-1, -1, full.shape[-1]))
+    torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_loss_and_gradients_are_those_of_cross_entropy_over_all_positions(model, padding_side):
+    model = model.double()
+    inputs = random_histories(torch.Generator().manual_seed(2), 4, 8)
+    inputs[1, slice(0, 3) if padding_side == "left" else slice(5, None)] = PAD
+    mask = (inputs != PAD).long()
+    labels = torch.full_like(inputs, -100)
+    for row, position, target in ((0, 0, 5), (0, 7, 9), (1, 4, 3), (3, 6, 20), (3, 2, 4), (3, 3, 4)):
+        labels[row, position] = target
+
+    reference = copy.deepcopy(model)
+    logits = reference(inputs, attention_mask=mask).logits
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+    expected.backward()
+    outputs = model(inputs, attention_mask=mask, labels=labels)
+    outputs.loss.backward()
+
+    torch.testing.assert_close(outputs.loss, expected, check_dtype=False)  # Transformers' loss is in float32
+    torch.testing.assert_close(outputs.logits, logits[labels != -100])
+    for (name, parameter), other in zip(model.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_gradient_accumulation_changes_nothing(model, tokenizer, tmp_path):
+    rows = [{"input_ids": list(range(3, 3 + length))} for length in (2, 8, 3, 7, 5, 4, 6, 1)]
+    whole = RecommendationCollator(tokenizer, mask_probability=1.0, last_item_probability=0.0)  # no randomness
+
+    def weights_after_a_step(batch_size: int, accumulation: int) -> list[torch.Tensor]:
+        args = TrainingArguments(
+            tmp_path,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=accumulation,
+            max_steps=1,
+            learning_rate=0.1,
+            optim="sgd",
+            max_grad_norm=0,
+            lr_scheduler_type="constant",
+            train_sampling_strategy="sequential",
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+        )
+        trained = copy.deepcopy(model)
+        for module in trained.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        Trainer(trained, args, train_dataset=rows, data_collator=whole).train()
+        return [parameter.detach() for parameter in trained.parameters()]
+
+    once, twice = weights_after_a_step(8, 1), weights_after_a_step(2, 4)
+    moved = sum((a - b).abs().sum() for a, b in zip(once, model.parameters(), strict=True))
+    assert moved > 1
+    for one, other in zip(once, twice, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_banned_and_special_ids_have_no_score(model):
+    inputs = torch.tensor([[3, 4, MASK], [5, 6, MASK]])
+    banned = torch.tensor([[3, 4, PAD], [22, PAD, PAD]])
+    plain = model(inputs, logits_to_keep=1).logits
+    ranked = model(inputs, logits_to_keep=1, banned_ids=banned).logits
+    gone = [row.isneginf().nonzero()[:, 0].tolist() for row in ranked[:, 0]]
+    assert gone == [[0, 1, 2, 3, 4], [0, 1, 2, 22]]
+    left = ~ranked.isneginf()
+    assert torch.equal(ranked[left], plain[left])
+
+
+def test_bans_do_not_touch_the_loss_and_follow_the_labels_of_a_row(model):
+    inputs = torch.tensor([[3, MASK, MASK], [5, 6, MASK]])
+    labels = torch.tensor([[-100, 7, 8], [-100, -100, 9]])
+    banned = torch.tensor([[7], [9]])
+    plain, ranked = model(inputs, labels=labels), model(inputs, labels=labels, banned_ids=banned)
+    assert torch.equal(plain.loss, ranked.loss)
+    assert ranked.logits[:, 7].isneginf().tolist() == [True, True, False]
+    assert ranked.logits[:, 9].isneginf().tolist() == [False, False, True]
+
+
+def test_inputs_embeds_are_read_in_place_of_ids(model):
+    inputs = torch.tensor([[3, 4, 5]])
+    embedded = model(inputs_embeds=model.get_input_embeddings()(inputs)).logits
+    torch.testing.assert_close(embedded, model(inputs).logits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "exactly one of input_ids and inputs_embeds"),
+        ({"input_ids": torch.ones(1, 9, dtype=torch.long)}, r"9 positions .* max_position_embeddings \(8\)"),
+    ],
+)
+def test_bad_inputs_are_errors_that_say_so(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model(**arguments)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_row_of_padding_gives_no_nan(model, attention, dtype):
+    model.set_attn_implementation(attention)
+    inputs = torch.tensor([[PAD, PAD, PAD], [PAD, 3, MASK]])
+    logits = model.to(dtype)(inputs, attention_mask=(inputs != PAD).long()).logits
+    assert logits.isfinite().all()
+
+
+def test_item_embeddings_score_what_they_read_and_follow_a_resize(model):
+    assert model.decoder.weight is model.model.embeddings.item_embeddings.weight
+    model.resize_token_embeddings(30)
+    assert model.decoder.weight is model.model.embeddings.item_embeddings.weight
+    assert model(torch.tensor([[29, MASK]])).logits.shape == (1, 2, 30)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(model):
+    inputs, labels = torch.tensor([[3, MASK, 5, MASK]]), torch.tensor([[-100, 4, -100, 6]])
+    checkpointed = copy.deepcopy(model).train()
+    checkpointed.gradient_checkpointing_enable()
+    for network in (model.train(), checkpointed):
+        torch.manual_seed(0)  # the same dropout
+        network(inputs, labels=labels).loss.backward()
+    for one, other in zip(model.parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_saved_model_opens_through_the_auto_classes(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as weights:
+        assert not {"decoder.weight", "model.embeddings.item_embeddings.weight"} <= {*weights.keys()}  # kept once
+    inputs = torch.tensor([[3, 4, MASK]])
+    reloaded = AutoModelForMaskedLM.from_pretrained(tmp_path)
+    assert type(reloaded) is Bert4RecForMaskedLM
+    assert torch.equal(reloaded(inputs).logits, model(inputs).logits)
+    encoder = AutoModel.from_pretrained(tmp_path)
+    assert type(encoder) is Bert4RecModel
+    assert torch.equal(encoder(inputs).last_hidden_state, model.model(inputs).last_hidden_state)

@@ -1,0 +1,142 @@
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from transformers import Trainer, TrainingArguments, pipeline
+
+from hf_rec import ItemTokenizer, RankingMetrics, RecommendationCollator, RecommendationPipeline
+
+HISTORIES = [
+    ["item-0"],
+    ["item-3", "item-1"],
+    [f"item-{number}" for number in range(12)],  # longer than the model's input
+    ["item-5", "item-5", "unheard of", "item-2"],
+]
+
+
+@pytest.fixture
+def recommend(model, tokenizer) -> RecommendationPipeline:
+    return pipeline("recommendation", model=model, tokenizer=tokenizer)
+
+
+def items(recommended: list[dict]) -> list[str]:
+    return [entry["item_id"] for entry in recommended]
+
+
+def assert_same(recommended: list[dict], expected: list[dict]) -> None:
+    assert items(recommended) == items(expected)
+    scores = [[entry["score"] for entry in entries] for entries in (recommended, expected)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_recommendations_are_the_best_scored_items_at_a_mask_after_the_history(recommend, model, tokenizer):
+    recommended = recommend(["item-3", "item-1"], top_k=4)
+    ids = torch.tensor([[*tokenizer(["item-3", "item-1"])["input_ids"], tokenizer.mask_token_id]])
+    scores = dict(
+        zip(tokenizer.convert_ids_to_tokens(range(3, 23)), model(ids).logits[0, -1, 3:].tolist(), strict=True)
+    )
+    del scores["item-3"], scores["item-1"]
+    expected = sorted(scores, key=scores.get, reverse=True)[:4]
+    assert items(recommended) == expected
+    assert [entry["score"] for entry in recommended] == pytest.approx([scores[item] for item in expected], abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 128])
+def test_scores_of_a_history_do_not_depend_on_its_batch(recommend, batch_size):
+    together = recommend(HISTORIES, top_k=20, batch_size=batch_size)
+    for history, recommended in zip(HISTORIES, together, strict=True):
+        assert_same(recommended, recommend(history, top_k=20))
+
+
+def test_a_generator_and_a_dataset_column_are_batches(recommend):
+    expected = recommend(HISTORIES)
+    assert list(recommend(history for history in HISTORIES)) == expected
+    assert recommend(Dataset.from_dict({"item_ids": HISTORIES})["item_ids"]) == expected
+    assert_same(recommend(tuple(HISTORIES[3])), expected[3])
+
+
+def test_all_that_is_left_is_recommended_and_special_tokens_never_are(recommend, tokenizer):
+    everything = set(tokenizer.convert_ids_to_tokens(range(3, 23)))
+    for history in HISTORIES:
+        recommended = items(recommend(history, top_k=1000))
+        assert len(recommended) == len(set(recommended))
+        assert set(recommended) == everything - set(history)
+        assert set(items(recommend(history, top_k=1000, exclude_seen=False))) == everything
+
+
+def test_candidates_and_blocked_items_narrow_the_list(recommend):
+    everything = items(recommend(["item-0"], top_k=20))
+    candidates = ["item-4", "item-0", "unheard of", "item-9", "item-4"]
+    assert items(recommend(["item-0"], candidates=candidates)) == [i for i in everything if i in ("item-4", "item-9")]
+    assert items(recommend(["item-0"], blocked=everything[:3] + ["unheard of"], top_k=2)) == everything[3:5]
+    assert recommend(["item-0"], candidates=["item-4"], blocked=["item-4"]) == []
+
+
+def test_unknown_items_are_skipped(recommend, tokenizer):
+    known = recommend(["item-3", "item-1"])
+    special = [tokenizer.mask_token, tokenizer.pad_token, tokenizer.unk_token]
+    assert_same(recommend(["unheard of", "item-3", *special, "item-1"]), known)
+    assert len(recommend(["unheard of"])) == 10  # as for a user without a history
+
+
+def test_an_item_may_be_called_like_a_special_token(model):
+    renamed = ItemTokenizer.from_items(["[MASK]", *(f"item-{number}" for number in range(19))], max_length=8)
+    recommend = pipeline("recommendation", model=model, tokenizer=renamed)
+    assert "[MASK]" in items(recommend(["item-0"], top_k=20))
+    assert "[MASK]" not in items(recommend(["[MASK]", "item-0"], top_k=20))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda r: r([]), ValueError, "a history needs at least one item id"),
+        (lambda r: r([["item-0"], []]), ValueError, "a history needs at least one item id"),
+        (lambda r: r("item-0"), TypeError, "a history is a list of item ids, .* got 'item-0'"),
+        (lambda r: r(7), TypeError, "a history is a list of item ids, .* got 7"),
+        (lambda r: r([7]), TypeError, r"item ids are strings, got 7 \(int\)"),
+        (lambda r: r([["item-0"], "item-1"]), TypeError, "a history must be a list of item ids, got 'item-1'"),
+        (lambda r: r([["item-0", None]]), TypeError, "item ids are strings, got None"),
+        (lambda r: r(["item-0"], top_k=0), ValueError, "top_k must be at least 1, got 0"),
+        (lambda r: r(["item-0"], candidates="item-1"), TypeError, "candidates must be a list of item ids"),
+        (lambda r: r(["item-0"], candidates=["no such"]), ValueError, "none of the 1 candidates"),
+        (lambda r: r(["item-0"], blocked=[3]), TypeError, "item ids are strings, got 3"),
+        (lambda r: r(["item-0"], top=5), TypeError, "top"),
+    ],
+)
+def test_bad_input_is_an_error_that_says_what_was_expected(recommend, call, error, message):
+    with pytest.raises(error, match=message):
+        call(recommend)
+
+
+def test_a_tokenizer_of_another_catalogue_is_an_error(model):
+    other = ItemTokenizer.from_items(["a", "b"])
+    with pytest.raises(ValueError, match="tokenizer has 5 tokens and the model 23"):
+        pipeline("recommendation", model=model, tokenizer=other)
+
+
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, model, tokenizer, tmp_path, exclude_seen):
+    rng = np.random.default_rng(0)
+    histories = [rng.permutation(20)[: rng.integers(1, 15)].tolist() for _ in range(40)]
+    targets = [int(rng.choice(np.setdiff1d(np.arange(20), history))) for history in histories]
+    dataset = Dataset.from_dict(
+        {"input_ids": [[3 + item for item in row] for row in histories], "labels": [3 + item for item in targets]}
+    )
+    metrics = RankingMetrics(np.ones(len(tokenizer)), ks=(5,))
+    trainer = Trainer(
+        model,
+        TrainingArguments(tmp_path, per_device_eval_batch_size=7, report_to="none", disable_tqdm=True),
+        data_collator=RecommendationCollator(tokenizer, exclude_seen=exclude_seen),
+        preprocess_logits_for_metrics=metrics.preprocess,
+        compute_metrics=metrics.compute,
+    )
+    ranks = trainer.predict(dataset).predictions[:, 0]
+    places = [
+        items(recommend([f"item-{item}" for item in history], top_k=20, exclude_seen=exclude_seen)).index(
+            f"item-{target}"
+        )
+        + 1
+        for history, target in zip(histories, targets, strict=True)
+    ]
+    assert ranks.tolist() == places
+    assert trainer.evaluate(dataset)["eval_mrr"] == pytest.approx(np.mean([1 / place for place in places]))
