@@ -20,10 +20,10 @@ class RankingMetrics:
     Args:
         item_counts: (vocab_size,) interactions of each item in the training data, 0 for the special tokens.
         num_special_tokens: Tokens of the vocabulary that are no items.
-        ks: Lengths of the lists.
+        ks: Lengths of the lists; coverage, novelty and popularity are those of the longest.
     """
 
-    def __init__(self, item_counts: np.ndarray, num_special_tokens: int = 3, ks: Sequence[int] = (5, 10, 20)):
+    def __init__(self, item_counts: np.ndarray, num_special_tokens: int = 3, ks: Sequence[int] = (5, 10)):
         self.item_counts = item_counts
         self.num_items = len(item_counts) - num_special_tokens
         self.ks = sorted(ks)
@@ -58,9 +58,7 @@ class RankingMetrics:
             metrics[f"hr@{k}"] = hit_rate(ranks, k)
             metrics[f"ndcg@{k}"] = ndcg(ranks, k)
         metrics["mrr"] = float(np.mean(1 / ranks))
-        for k in self.ks:
-            metrics |= {f"{name}@{k}": value for name, value in self.list_metrics(lists[:, :k]).items()}
-        return metrics
+        return metrics | {f"{name}@{self.ks[-1]}": value for name, value in self.list_metrics(lists).items()}
 
     def list_metrics(self, lists: np.ndarray) -> dict[str, float]:
         """Share of the catalogue that is recommended to anyone, and how popular what is recommended is."""

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -61,7 +62,7 @@ def train_recommender(
     patience: int = 10,
     dataset: str = "an interaction log",
     split: str = "leave-one-out",
-    command: str = "",
+    command: str = "python scripts/train.py",
 ) -> dict[str, dict[str, float]]:
     """Train on `splits`, evaluate on its test part beside two baselines, and save all to `args.output_dir`.
 
@@ -76,11 +77,11 @@ def train_recommender(
         max_length: Positions of a new model's input.
         patience: Evaluations without a better metric after which training stops.
         dataset: Name of the data, for the model card.
-        split: Description of the split, for the model card.
+        split: Name of the split, for the model card.
         command: How to run this training again, for the model card.
 
     Returns:
-        Test metrics of `popularity`, `last-item Markov` and the model.
+        Test metrics of popularity, of the last-item Markov baseline and of the model, by name.
     """
     output_dir = Path(args.output_dir)
     checkpoint = args.resume_from_checkpoint or resumable_checkpoint(output_dir)
@@ -90,8 +91,74 @@ def train_recommender(
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer)
     collate = RecommendationCollator(tokenizer, **(collator or {}))
-    counts = item_counts(tokenized["train"], len(tokenizer))
-    metrics = RankingMetrics(counts, num_special_tokens=len(tokenizer.all_special_ids))
+    trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
+    fitted = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_metrics("train", fitted.metrics)
+    trainer.save_state()
+    test = trainer.predict(tokenized["test"]).metrics
+    trainer.save_metrics("test", test)
+    if not trainer.is_world_process_zero():
+        return {}
+
+    baselines = evaluate_baselines(tokenized, collate, metrics)
+    trainer.save_metrics(
+        "baselines", {f"{name}_{key}": v for name, row in baselines.items() for key, v in row.items()}
+    )
+    name = (args.hub_model_id or output_dir.resolve().name).split("/")[-1]
+    results = baselines | {name: {key.removeprefix("test_"): value for key, value in test.items()}}
+    facts = {
+        "architecture": f"a BERT4Rec encoder of {model.num_parameters():,} parameters",
+        "num_items": metrics.num_items,
+        "num_users": len(splits["train"]),
+        "num_interactions": int(metrics.item_counts.sum()),
+        "example": splits["test"][0]["item_ids"][-3:],
+        "protocol": (
+            f"Split: {split}. Full ranking over the whole catalogue, items of the user's history "
+            f"{'excluded' if collate.exclude_seen else 'not excluded'}, all {len(splits['test']):,} test users."
+        ),
+        "command": command,
+        "seed": args.seed,
+        "steps": trainer.state.global_step,
+        "seconds": fitted.metrics["train_runtime"],
+        "machine": machine(args),
+        "versions": ", ".join(f"{package} {version(package)}" for package in ("hf_rec", "torch", "transformers")),
+    }
+    save_recommender(output_dir, model, tokenizer, model_card(name, dataset, results, facts, args.hub_model_id))
+    plot_training_curve(trainer.state.log_history, args.metric_for_best_model, output_dir / "training_curve.png")
+    if args.push_to_hub:
+        push_recommender(output_dir, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+    return results
+
+
+def evaluate_recommender(
+    model_name_or_path: str, splits: DatasetDict, exclude_seen: bool = True, batch_size: int = 256
+) -> dict[str, dict[str, float]]:
+    """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them."""
+    model, tokenizer = load_or_create(splits, model_name_or_path)
+    tokenized = tokenize_splits(splits, tokenizer)
+    collate = RecommendationCollator(tokenizer, exclude_seen=exclude_seen)
+    with tempfile.TemporaryDirectory() as scratch:
+        args = RecommendationTrainingArguments(scratch, per_device_eval_batch_size=batch_size)
+        trainer, metrics = ranking_trainer(model, tokenized, collate, args)
+        test = trainer.predict(tokenized["test"]).metrics
+    name = Path(model_name_or_path).name
+    return evaluate_baselines(tokenized, collate, metrics) | {
+        name: {key.removeprefix("test_"): value for key, value in test.items()}
+    }
+
+
+def ranking_trainer(
+    model: PreTrainedModel,
+    tokenized: DatasetDict,
+    collate: RecommendationCollator,
+    args: TrainingArguments,
+    patience: int | None = None,
+) -> tuple[Trainer, RankingMetrics]:
+    """A stock Trainer that evaluates by ranking, and its metrics."""
+    tokenizer = collate.tokenizer
+    metrics = RankingMetrics(
+        item_counts(tokenized["train"], len(tokenizer)), num_special_tokens=len(tokenizer.all_special_ids)
+    )
     trainer = Trainer(
         model=model,
         args=args,
@@ -101,50 +168,25 @@ def train_recommender(
         processing_class=tokenizer,
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
-        callbacks=[EarlyStoppingCallback(patience)] if args.load_best_model_at_end else [],
+        callbacks=[EarlyStoppingCallback(patience)] if patience and args.load_best_model_at_end else [],
     )
-    fitted = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_metrics("train", fitted.metrics)
-    trainer.save_state()
-    test = trainer.predict(tokenized["test"]).metrics
-    trainer.save_metrics("test", test)
+    return trainer, metrics
 
-    if not trainer.is_world_process_zero():
-        return {}
-    results = {}
-    for name, scorer in (("popularity", popularity), ("last-item Markov", last_item_markov)):
-        score = scorer(tokenized["train"], len(tokenizer))
-        results[name] = evaluate_scorer(score, tokenized["test"], collate, metrics, description=name)
-    trainer.save_metrics("baselines", {f"{name}_{key}": v for name, row in results.items() for key, v in row.items()})
-    name = (args.hub_model_id or output_dir.resolve().name).split("/")[-1]
-    results[name] = {key.removeprefix("test_"): value for key, value in test.items()}
-    facts = {
-        "architecture": f"a BERT4Rec encoder ({model.num_parameters():,} parameters)",
-        "num_items": len(tokenizer) - len(tokenizer.all_special_ids),
-        "num_users": len(splits["train"]),
-        "num_interactions": int(counts.sum()),
-        "example": str(splits["test"][0]["item_ids"][-3:]),
-        "protocol": (
-            f"Split: {split}. Full ranking over the whole catalogue, items of the user's history "
-            f"{'excluded' if collate.exclude_seen else 'not excluded'}, all {len(splits['test']):,} test users."
-        ),
-        "command": command or "python scripts/train.py",
-        "seed": args.seed,
-        "steps": trainer.state.global_step,
-        "seconds": fitted.metrics["train_runtime"],
-        "machine": machine(args),
-        "versions": ", ".join(f"{package} {version(package)}" for package in ("hf_rec", "torch", "transformers")),
+
+def evaluate_baselines(
+    tokenized: DatasetDict, collate: RecommendationCollator, metrics: RankingMetrics
+) -> dict[str, dict[str, float]]:
+    """Test metrics of popularity and of the last-item Markov baseline."""
+    return {
+        name: evaluate_scorer(
+            baseline(tokenized["train"], len(collate.tokenizer)), tokenized["test"], collate, metrics, description=name
+        )
+        for name, baseline in (("popularity", popularity), ("last-item Markov", last_item_markov))
     }
-    card = model_card(name, dataset, results, facts, repo=args.hub_model_id)
-    save_recommender(output_dir, trainer.model, tokenizer, card)
-    plot_training_curve(trainer.state.log_history, args.metric_for_best_model, output_dir / "training_curve.png")
-    if args.push_to_hub:
-        push_recommender(output_dir, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
-    return results
 
 
 def load_or_create(
-    splits: DatasetDict, model_name_or_path: str | None, config: Mapping[str, Any], max_length: int
+    splits: DatasetDict, model_name_or_path: str | None, config: Mapping[str, Any] | None = None, max_length: int = 200
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked."""
     if model_name_or_path:
@@ -156,7 +198,7 @@ def load_or_create(
     targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]
     tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
     return Bert4RecForMaskedLM(
-        Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=max_length, **config)
+        Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=max_length, **(config or {}))
     ), tokenizer
 
 
@@ -222,4 +264,4 @@ def machine(args: TrainingArguments) -> str:
     return f"{torch.get_num_threads()} CPU cores ({platform.machine()})"
 
 
-__all__ = ["RecommendationTrainingArguments", "train_recommender"]
+__all__ = ["RecommendationTrainingArguments", "evaluate_recommender", "train_recommender"]

@@ -9,7 +9,7 @@ LEVELS = [
     {"columns", "configuration_bert4rec", "ranking_bert4rec", "shop"},
     {"tokenization_items", "metrics", "pipeline_bert4rec", "collator"},
     {"modeling_bert4rec", "data", "baselines"},
-    {"hub"},
+    {"hub", "arguments"},
     {"training"},
     {"__init__"},
 ]

@@ -40,11 +40,8 @@ def test_metrics_of_three_histories_by_hand():
             "hr@3": 2 / 3,
             "ndcg@3": (1 + 1 / np.log2(4)) / 3,
             "mrr": (1 + 1 / 3 + 1 / 8) / 3,
-            "coverage@1": 2 / 5,  # items 3 and 7 of the five
             "coverage@3": 5 / 5,
-            "novelty@1": -np.log2(share[[3, 3, 7]]).mean(),
             "novelty@3": -np.log2(share[lists]).mean(),
-            "popularity@1": (8 + 8 + 1) / 3,
             "popularity@3": COUNTS[lists].mean(),
         }
     )

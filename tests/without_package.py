@@ -1,0 +1,128 @@
+"""What stock Transformers makes of a saved recommender. Run as a script, it cannot import `hf_rec`."""
+
+import argparse
+import ast
+import json
+import re
+import sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
+
+HISTORIES = [
+    ["item-3", "green tea", "[MASK]"],
+    ["never sold", "</s>", "été", "0"],
+    [f"item-{number}" for number in range(12)],  # longer than the input of the model
+]
+
+
+class Blocker(MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):  # noqa: ARG002
+        if fullname.partition(".")[0] == "hf_rec":
+            raise ModuleNotFoundError(f"{fullname} is blocked", name=fullname)
+
+
+def answers(name: str, **kwargs) -> dict:
+    """What the tokenizer, the models and the pipeline of a folder or repository answer, and of which class they are.
+
+    Args:
+        name: Folder or repository.
+        kwargs: For `from_pretrained` of the models and for `pipeline`.
+    """
+    token = {key: value for key, value in kwargs.items() if key == "token"}
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **token)
+    inputs = tokenizer(HISTORIES, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
+    base = AutoModel.from_pretrained(name, **kwargs)
+    model = AutoModelForMaskedLM.from_pretrained(name, **kwargs)
+    with torch.inference_mode():
+        states, logits = base(**inputs).last_hidden_state, model(**inputs).logits
+    recommend = pipeline("recommendation", model=name, **kwargs)
+    parts = (AutoConfig.from_pretrained(name, **kwargs), base, model, recommend, recommend.model)
+    return {
+        "tokenizer": class_name(tokenizer),
+        "classes": [class_name(part) for part in parts],
+        "input_ids": inputs["input_ids"].tolist(),
+        "states": states.tolist(),
+        "logits": logits.tolist(),
+        "recommended": recommend(HISTORIES, top_k=5),
+    }
+
+
+def class_name(thing) -> str:
+    return f"{type(thing).__module__}.{type(thing).__name__}"
+
+
+def refusals(name: str) -> dict[str, str | None]:
+    """What a folder that is not trusted raises, by the way of opening it; None where it opened."""
+    raised = {}
+    for trust in ({}, {"trust_remote_code": False}):
+        for load in (
+            AutoConfig.from_pretrained,
+            AutoModel.from_pretrained,
+            AutoModelForMaskedLM.from_pretrained,
+            lambda name, **kwargs: pipeline("recommendation", model=name, **kwargs),
+        ):
+            way = f"{load.__qualname__} {trust}"
+            try:
+                load(name, **trust)
+                raised[way] = None
+            except ValueError as error:
+                raised[way] = str(error)
+    return raised
+
+
+def train(name: str, folder: Path) -> list:
+    """Take one step, save the model and its pipeline to `folder`, and return the new logits for `HISTORIES`."""
+    tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    model = AutoModelForMaskedLM.from_pretrained(name, trust_remote_code=True)
+    inputs = tokenizer(HISTORIES, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
+    labels = inputs["input_ids"].clone()
+    labels[:, :-1] = -100
+    model(**inputs, labels=labels).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+
+    recommend = pipeline("recommendation", model=name, trust_remote_code=True)
+    recommend.model.load_state_dict(model.state_dict())
+    recommend.save_pretrained(folder / "pipeline")
+    with torch.inference_mode():
+        return model(**inputs).logits.tolist()
+
+
+def follow_card(folder: str) -> list:
+    """Run the Python code of a model card as it stands; returns the value of its last line."""
+    (code,) = re.findall(r"```python\n(.*?)```", Path(folder, "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    *lines, last = ast.parse(code).body
+    names = {}
+    exec(compile(ast.Module(lines, []), "README.md", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "README.md", "eval"), names)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--refuse", metavar="NAME", help="open this without trust")
+    parser.add_argument("--train", nargs=2, metavar=("NAME", "FOLDER"), help="train this and save it there")
+    parser.add_argument("--read", nargs="*", default=[], metavar="NAME", help="open these with trust")
+    parser.add_argument("--card", metavar="FOLDER", help="run the code of this folder's card")
+    options = parser.parse_args()
+    sys.meta_path.insert(0, Blocker())
+
+    report = {}
+    if options.refuse:
+        report["refused"] = refusals(options.refuse)
+        report["ran"] = [name for name in sys.modules if name.startswith("transformers_modules.")]
+    if options.train:
+        report["trained"] = train(options.train[0], Path(options.train[1]))
+    report["read"] = {name: answers(name, trust_remote_code=True) for name in options.read}
+    if options.card:
+        report["card"] = follow_card(options.card)
+    report["package"] = [name for name in sys.modules if name.partition(".")[0] == "hf_rec"]
+    print()  # ends the questions that Transformers asks
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
