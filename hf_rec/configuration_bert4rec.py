@@ -17,10 +17,12 @@ class Bert4RecConfig(PreTrainedConfig):
         num_hidden_layers: Encoder layers.
         num_attention_heads: Attention heads; must divide `hidden_size`.
         intermediate_size: Width of the feed-forward layers.
-        hidden_act: Activation of the feed-forward layers and of the prediction head.
+        hidden_act: Activation of the feed-forward layers.
         hidden_dropout_prob: Dropout of the embeddings and of the residual branches.
         attention_probs_dropout_prob: Dropout of the attention weights. Flash attention on CPU needs 0.
         max_position_embeddings: Longest input, counted in positions; the mask that asks for the next item is one.
+        rope_theta: Base of the wavelengths of the rotary position embeddings
+            ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial weights.
         layer_norm_eps: Epsilon of the layer norms.
         pad_token_id: Token that fills a batch; never attended, never recommended.
@@ -49,6 +51,7 @@ class Bert4RecConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.2
     attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 200
+    rope_theta: float | int = 10_000.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
@@ -87,12 +90,17 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
             )
+        if self.hidden_size // self.num_attention_heads % 2:
+            raise ValueError(
+                f"a head of {self.hidden_size // self.num_attention_heads} cannot be rotated in pairs: hidden_size "
+                f"({self.hidden_size}) / num_attention_heads ({self.num_attention_heads}) must be even"
+            )
 
     def validate_probabilities(self):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("initializer_range", "layer_norm_eps"):
+        for name in ("initializer_range", "layer_norm_eps", "rope_theta"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 

@@ -1,7 +1,7 @@
 """BERT4Rec: a bidirectional Transformer encoder over a user's history of items.
 
 [Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, positions counted from the most recent
-item, and scores computed only where they are asked for.
+item, rotary embeddings of their distances, and scores computed only where they are asked for.
 """
 
 import torch
@@ -81,6 +81,27 @@ def kept_positions(logits_to_keep: int | torch.Tensor, inputs: torch.Tensor) -> 
     return logits_to_keep.expand(inputs.shape[0], -1)
 
 
+def rotary_embeddings(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines and sines of the rotary position embeddings ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
+
+    Returns:
+        Two tensors of shape (batch, length, head_dim), of which the second half repeats the first.
+    """
+    wavelengths = theta ** (torch.arange(0, head_dim, 2, device=position_ids.device) / head_dim)
+    angles = (position_ids.unsqueeze(-1) / wavelengths).repeat(1, 1, 2)
+    return angles.cos(), angles.sin()
+
+
+def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Turn the pairs of (batch, heads, length, head_dim) queries or keys, `head_dim / 2` apart, by their angles.
+
+    The product of a query and a key then depends on the distance of their positions.
+    """
+    cos, sin = (part.unsqueeze(1).to(states.dtype) for part in rotary)
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat([-second, first], dim=-1) * sin
+
+
 class Bert4RecEmbeddings(nn.Module):
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
@@ -106,10 +127,19 @@ class Bert4RecAttention(nn.Module):
         self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
         self.output = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, query_states, hidden_states, attention_mask=None, **kwargs: Unpack[TransformersKwargs]):
+    def forward(
+        self,
+        query_states,
+        hidden_states,
+        query_rotary,
+        rotary,
+        attention_mask=None,
+        **kwargs: Unpack[TransformersKwargs],
+    ):
         """(batch, queries, hidden) attend to (batch, length, hidden)."""
-        query = self.split_heads(self.query(query_states))
+        query = rotate(self.split_heads(self.query(query_states)), query_rotary)
         key, value = map(self.split_heads, self.key_value(hidden_states).chunk(2, dim=-1))
+        key = rotate(key, rotary)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attend(
             self,
@@ -147,12 +177,16 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         self.mlp = Bert4RecMLP(config)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
-    def forward(self, hidden_states, attention_mask=None, positions=None, **kwargs: Unpack[TransformersKwargs]):
+    def forward(
+        self, hidden_states, rotary, attention_mask=None, positions=None, **kwargs: Unpack[TransformersKwargs]
+    ):
         """With (batch, n) `positions`, only their states are computed: (batch, n, hidden)."""
         queries = keys = self.attention_norm(hidden_states)
+        query_rotary = rotary
         if positions is not None:
-            queries, hidden_states = take_positions(keys, positions), take_positions(hidden_states, positions)
-        attended, _ = self.attention(queries, keys, attention_mask, **kwargs)
+            hidden_states, queries = take_positions(hidden_states, positions), take_positions(keys, positions)
+            query_rotary = tuple(take_positions(part, positions) for part in rotary)
+        attended, _ = self.attention(queries, keys, query_rotary, rotary, attention_mask, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
@@ -237,30 +271,22 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             )
         hidden_states = self.embeddings(position_ids, input_ids, inputs_embeds)
 
+        rotary = rotary_embeddings(
+            position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rope_theta
+        )
         *lower_layers, last_layer = self.layers
         mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for layer in lower_layers:
-            hidden_states = layer(hidden_states, mask, **kwargs)
+            hidden_states = layer(hidden_states, rotary, mask, **kwargs)
         if positions_to_keep is None:
-            hidden_states = last_layer(hidden_states, mask, **kwargs)
+            hidden_states = last_layer(hidden_states, rotary, mask, **kwargs)
         elif is_flash_attention_requested(self.config):  # it takes the queries for padded as the keys are
-            hidden_states = take_positions(last_layer(hidden_states, mask, **kwargs), positions_to_keep)
+            hidden_states = take_positions(last_layer(hidden_states, rotary, mask, **kwargs), positions_to_keep)
         else:
             queries = hidden_states.new_empty(*positions_to_keep.shape, 1)  # for their shape
             mask = create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=hidden_states)
-            hidden_states = last_layer(hidden_states, mask, positions_to_keep, **kwargs)
+            hidden_states = last_layer(hidden_states, rotary, mask, positions_to_keep, **kwargs)
         return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
-
-
-class Bert4RecPredictionHead(nn.Module):
-    def __init__(self, config: Bert4RecConfig):
-        super().__init__()
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden_states):
-        return self.norm(self.activation(self.dense(hidden_states)))
 
 
 class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
@@ -271,7 +297,6 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def __init__(self, config: Bert4RecConfig):
         super().__init__(config)
         self.model = Bert4RecModel(config)
-        self.head = Bert4RecPredictionHead(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
 
@@ -325,7 +350,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             **kwargs,
         )
         states = outputs.last_hidden_state if labels is None else outputs.last_hidden_state[is_label]
-        logits = self.decoder(self.head(states))
+        logits = self.decoder(states)
 
         loss = None
         if labels is not None:

@@ -70,7 +70,7 @@ def timed(step: str, count: int, unit: str, function, *args):
 
 
 def generated_log(rows: int, rng: np.random.Generator) -> pa.Table:
-    """A log of the size of MovieLens 25M: 154 rows a user, up to 60,000 items of unequal popularity, rows in no order."""
+    """A log like MovieLens 25M: 154 rows a user, up to 60,000 items of unequal popularity; rows in no order."""
     users = rng.integers(0, max(1, rows // 154), rows)
     items = (60_000 * rng.random(rows) ** 4).astype(np.int64)
     times = rng.integers(1_000_000_000, 2_000_000_000, rows)

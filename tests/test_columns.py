@@ -11,27 +11,22 @@ from hypothesis import strategies as st
 
 from hf_rec.columns import as_array, id_strings, list_lengths, make_lists
 
-rows_of_ids = st.lists(st.none() | st.lists(st.text(max_size=3), max_size=4), max_size=6)
 DATASET = Dataset.from_dict({"other": [0, 1, 2], "ids": ["c", "a", "b"]})
+COLUMNS = {
+    "list": ["a", "b", "c"],
+    "generator": (letter for letter in "abc"),
+    "keys": dict.fromkeys("abc").keys(),
+    "numpy": np.array(["a", "b", "c"]),
+    "slice": pa.array(["x", "a", "b", "c"])[1:],
+    "chunks": pa.chunked_array([["a", "b"], [], ["c"]]),
+    "pandas": pd.Series(["a", "b", "c"], index=[2, 0, 0]),
+    "pandas chunks": pd.concat([pd.Series(["a", "b"]), pd.Series(["c"])]),
+    "selected dataset": DATASET.select([1, 2, 0])["ids"],
+    "numpy dataset": DATASET.with_format("numpy").sort("ids")["ids"],
+}
 
 
-@pytest.mark.parametrize(
-    "column",
-    [
-        ["a", "b", "c"],
-        ("a", "b", "c"),
-        (letter for letter in "abc"),
-        dict.fromkeys("abc"),
-        np.array(["a", "b", "c"]),
-        pa.array(["x", "a", "b", "c"])[1:],
-        pa.chunked_array([["a", "b"], [], ["c"]]),
-        pd.Series(["a", "b", "c"]),
-        pd.concat([pd.Series(["a", "b"]), pd.Series(["c"])]),  # two Arrow chunks inside
-        DATASET.select([1, 2, 0])["ids"],
-        DATASET.with_format("numpy").sort("ids")["ids"],
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
 def test_one_array_of_any_column(column):
     array = as_array(column)
     assert isinstance(array, pa.Array)
@@ -47,7 +42,6 @@ def test_one_array_of_chunks_of_lists(kind):
 @pytest.mark.parametrize(
     ("column", "named"),
     [(["a", 17], "17"), ([17, None, "a"], "'a'"), ([["a"], ["b", 17]], "17"), (pd.Series(["a", 1.5]), "1[.]5")],
-    ids=str,
 )
 def test_a_value_of_another_type_is_named(column, named):
     with pytest.raises(TypeError, match=f"values of one type.*{named}"):
@@ -64,14 +58,11 @@ def test_integers_become_decimal_strings(numbers):
     ("ids", "strings"),
     [
         (pa.array(["007", " a", "", None]), ["007", " a", None, None]),
-        (pa.array([1.0, -2.0, math.nan, None]), ["1", "-2", None, None]),
-        (pa.array([2.0**53 - 1]), ["9007199254740991"]),
+        (pa.array([1.0, -2.0, math.nan, 2.0**53 - 1]), ["1", "-2", None, "9007199254740991"]),
         (pa.array([2**64 - 1], pa.uint64()), ["18446744073709551615"]),
         (pa.array(["a", None, "b", "a"]).dictionary_encode(), ["a", None, "b", "a"]),
-        (pa.array([7, 7]).dictionary_encode(), ["7", "7"]),
         (pa.nulls(2), [None, None]),
     ],
-    ids=str,
 )
 def test_ids_become_strings(ids, strings):
     assert id_strings(ids).to_pylist() == strings
@@ -83,7 +74,7 @@ def test_ids_become_strings(ids, strings):
         ([1.0, 2.5], "2.5"),
         ([1.0, math.inf], "inf"),
         ([1e300], "1e[+]?300"),
-        ([2.0**53 + 2], "9007199254740994"),  # 2**53 + 1 would have become the same float
+        ([2.0**53 + 2], "9007199254740994"),  # from 2**53 on, several integers are one float
         ([True], "bool"),
         ([b"a"], "binary"),
         ([datetime.date(2020, 1, 1)], "date32"),
@@ -95,10 +86,8 @@ def test_other_ids_are_refused_and_named(ids, named):
         id_strings(pa.array(ids))
 
 
-@given(rows_of_ids, st.integers(0, 3))
+@given(st.lists(st.none() | st.lists(st.sampled_from("abc"), max_size=4), max_size=6), st.integers(0, 3))
 def test_lists_are_taken_apart_and_put_together(rows, start):
     lists = pa.array(rows, pa.list_(pa.string()))[start:]
-    lengths = list_lengths(lists)
-    assert lengths.dtype == np.int64
-    assert lengths.tolist() == [len(row or []) for row in rows[start:]]
-    assert make_lists(lists.flatten(), lengths).to_pylist() == [row or [] for row in rows[start:]]
+    assert list_lengths(lists).tolist() == [len(row or []) for row in rows[start:]]
+    assert make_lists(lists.flatten(), list_lengths(lists)).to_pylist() == [row or [] for row in rows[start:]]

@@ -21,6 +21,8 @@ OWN_FIELDS = {field.name for field in dataclasses.fields(Bert4RecConfig)} - {
         ("num_hidden_layers", 0, "num_hidden_layers must be at least 1"),
         ("max_position_embeddings", 0, "max_position_embeddings must be at least 1"),
         ("num_attention_heads", 3, r"num_attention_heads \(3\) must divide hidden_size \(64\)"),
+        ("num_attention_heads", 64, "a head of 1 cannot be rotated in pairs"),
+        ("rope_theta", 0, "rope_theta must be positive"),
         ("hidden_dropout_prob", 1.5, r"hidden_dropout_prob must lie in \[0, 1\], got 1.5"),
         ("attention_probs_dropout_prob", -0.1, r"attention_probs_dropout_prob must lie in \[0, 1\]"),
         ("hidden_dropout_prob", float("nan"), r"hidden_dropout_prob must lie in \[0, 1\]"),

@@ -58,18 +58,17 @@ def refusals(name: str) -> dict[str, str | None]:
     """What a folder that is not trusted raises, by the way of opening it; None where it opened."""
     raised = {}
     for trust in ({}, {"trust_remote_code": False}):
-        for load in (
-            AutoConfig.from_pretrained,
-            AutoModel.from_pretrained,
-            AutoModelForMaskedLM.from_pretrained,
-            lambda name, **kwargs: pipeline("recommendation", model=name, **kwargs),
-        ):
-            way = f"{load.__qualname__} {trust}"
+        for way, load in {
+            "config": AutoConfig.from_pretrained,
+            "model": AutoModel.from_pretrained,
+            "masked model": AutoModelForMaskedLM.from_pretrained,
+            "pipeline": lambda name, **kwargs: pipeline("recommendation", model=name, **kwargs),
+        }.items():
             try:
                 load(name, **trust)
-                raised[way] = None
+                raised[f"{way} {trust}"] = None
             except ValueError as error:
-                raised[way] = str(error)
+                raised[f"{way} {trust}"] = str(error)
     return raised
 
 

@@ -1,0 +1,196 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from hf_rec import Bert4RecConfig
+from hf_rec.data import build_sequences, leave_one_out
+from hf_rec.shop import shop_log
+from hf_rec.training import RecommendationTrainingArguments, evaluate_recommender, train_recommender
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+SMALL = {"max_length": 16, "config": {"hidden_size": 16, "intermediate_size": 32}}
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return leave_one_out(build_sequences(shop_log(num_users=300)[0]))
+
+
+@pytest.fixture(scope="module")
+def log_file(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("shop") / "log.parquet"
+    pyarrow.parquet.write_table(shop_log(num_users=300)[0], path)
+    return path
+
+
+def arguments(folder: Path, **changes) -> RecommendationTrainingArguments:
+    return RecommendationTrainingArguments(str(folder), **{"num_train_epochs": 2, "disable_tqdm": True} | changes)
+
+
+def script(name: str, *options: object, **kwargs) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(SCRIPTS / name), *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)
+
+
+def test_a_run_leaves_a_model_its_card_and_its_results(splits, tmp_path):
+    folder = tmp_path / "recommender"
+    results = train_recommender(splits, arguments(folder), dataset="a test log", **SMALL)
+    assert list(results) == ["popularity", "last-item Markov", "recommender"]
+    saved = json.loads((folder / "all_results.json").read_text())
+    assert saved["train_samples_per_second"] > 0
+    assert saved["epoch"] == 2
+    for metric in ("ndcg@10", "hr@10", "mrr"):
+        assert saved[f"test_{metric}"] == results["recommender"][metric]
+        assert saved[f"popularity_{metric}"] == results["popularity"][metric]
+    assert json.loads((folder / "test_results.json").read_text())["test_mrr"] == saved["test_mrr"]
+    assert (folder / "training_curve.png").read_bytes().startswith(b"\x89PNG")
+    card = (folder / "README.md").read_text()
+    assert f"{results['recommender']['ndcg@10']:.4f}" in card
+    assert "a test log" in card
+    assert "items of the user's history excluded" in card
+    assert len(pipeline("recommendation", model=str(folder))(["sku-001"])) == 10
+
+    again = evaluate_recommender(str(folder), splits)
+    assert list(again) == list(results)
+    for metric in ("ndcg@10", "hr@10", "mrr", "coverage@10"):
+        assert [row[metric] for row in again.values()] == pytest.approx([row[metric] for row in results.values()])
+
+
+def test_training_learns_what_the_baselines_cannot(tmp_path):
+    splits = leave_one_out(build_sequences(shop_log(num_users=1500)[0]))
+    args = arguments(tmp_path / "shop", num_train_epochs=60, learning_rate=5e-3)
+    results = train_recommender(splits, args, max_length=16, config={"hidden_size": 32, "intermediate_size": 64})
+    assert results["shop"]["hr@10"] > 1.1 * results["last-item Markov"]["hr@10"]
+    assert results["last-item Markov"]["hr@10"] > 2 * results["popularity"]["hr@10"]
+
+
+def test_a_seed_gives_the_run_again_to_the_bit(splits, tmp_path):
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        train_recommender(splits, arguments(tmp_path / name, seed=seed), **SMALL)
+    one, same, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "same", "other"))
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert not torch.equal(one["decoder.bias"], other["decoder.bias"])
+
+
+def test_the_best_model_by_validation_is_kept_and_training_stops_early(splits, tmp_path):
+    args = arguments(tmp_path / "run", num_train_epochs=50, learning_rate=0.0, warmup_steps=0)  # never better
+    train_recommender(splits, args, patience=2, **SMALL)
+    state = json.loads((tmp_path / "run" / "trainer_state.json").read_text())
+    assert state["epoch"] == 3
+    assert state["best_metric"] == max(e["eval_ndcg@10"] for e in state["log_history"] if "eval_ndcg@10" in e)
+    assert state["best_global_step"] == state["global_step"] / 3
+
+
+def test_fine_tuning_goes_on_from_a_saved_model_with_its_catalogue(splits, tmp_path):
+    train_recommender(splits, arguments(tmp_path / "first"), **SMALL)
+    few = leave_one_out(build_sequences(shop_log(num_users=40, seed=5)[0]))
+    first = str(tmp_path / "first")
+    train_recommender(few, arguments(tmp_path / "second", learning_rate=0.0), model_name_or_path=first)
+    before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    with pytest.raises(ValueError, match=r"sizes of .*first are fixed; do not give \['hidden_size'\]"):
+        train_recommender(few, arguments(tmp_path / "x"), model_name_or_path=first, config={"hidden_size": 8})
+
+
+def test_other_content_in_the_output_directory_is_an_error_and_stays(splits, tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="is not empty and holds no checkpoint"):
+        train_recommender(splits, arguments(tmp_path), **SMALL)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ValueError, match="holds a model of type 'bert'"):
+        train_recommender(splits, arguments(tmp_path), **SMALL)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "thesis.txt"]
+
+
+def test_going_on_with_another_catalogue_is_an_error(splits, tmp_path):
+    train_recommender(splits, arguments(tmp_path / "run"), **SMALL)
+    log = pyarrow.table({"user_id": ["u"] * 4, "item_id": [*"abcd"], "timestamp": [1, 2, 3, 4]})
+    other = leave_one_out(build_sequences(log))
+    with pytest.raises(ValueError, match="trained on another catalogue of items; give another --output_dir"):
+        train_recommender(other, arguments(tmp_path / "run"), **SMALL)
+
+
+def test_a_killed_run_goes_on_to_the_same_end(log_file, tmp_path):
+    options = ["--train_file", log_file, "--max_length", 16, "--hidden_size", 16, "--num_train_epochs", 12]
+    options += ["--disable_tqdm", "true", "--save_total_limit", 100]
+    whole = script("train.py", *options, "--output_dir", tmp_path / "whole")
+    assert whole.returncode == 0, whole.stderr
+
+    killed = tmp_path / "killed"
+    command = [sys.executable, str(SCRIPTS / "train.py"), *map(str, options), "--output_dir", str(killed)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(killed.glob("checkpoint-*/trainer_state.json"))) < 3:
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (killed / "config.json").exists()
+    last = max(killed.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    os.truncate(last / "trainer_state.json", 10)  # as if it had been killed while saving
+    resumed = script("train.py", *options, "--output_dir", killed)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "going on from" in resumed.stderr
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_evaluate_and_recommend_scripts_tell_what_training_told(log_file, tmp_path):
+    folder = tmp_path / "model"
+    trained = script(
+        "train.py", "--train_file", log_file, "--output_dir", folder, "--max_steps", 5, "--disable_tqdm", "true"
+    )
+    assert trained.returncode == 0, trained.stderr
+    expected = json.loads((folder / "all_results.json").read_text())
+    output = tmp_path / "metrics.json"
+    evaluated = script(
+        "evaluate.py", "--model_name_or_path", folder, "--train_file", log_file, "--output_file", output
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert json.loads(output.read_text())["model"]["ndcg@10"] == pytest.approx(expected["test_ndcg@10"])
+
+    one = script("recommend.py", "--model_name_or_path", folder, "--history", "sku-001", "sku-002", "--top_k", 3)
+    recommended = pipeline("recommendation", model=str(folder))(["sku-001", "sku-002"], top_k=3)
+    found = json.loads(one.stdout)["recommended"]
+    assert [entry["item_id"] for entry in found] == [entry["item_id"] for entry in recommended]
+    everyone = script("recommend.py", "--model_name_or_path", folder, "--file", log_file)
+    lines = [json.loads(line) for line in everyone.stdout.splitlines()]
+    assert [line["user_id"] for line in lines] == [f"shopper-{user:04}" for user in range(300)]
+    assert all(len(line["recommended"]) == 10 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "give one of --train_file and --dataset_name"),
+        (["--train_file", "nowhere.parquet"], "no file nowhere.parquet"),
+        (["--train_file", "LOG", "--item_column", "sku"], r"no column ['sku'] in the table, which has ['user_id'"),
+    ],
+)
+def test_a_wrong_call_says_what_to_do(options, message, log_file, tmp_path):
+    options = [log_file if option == "LOG" else option for option in options]
+    failed = script("train.py", *options, "--output_dir", tmp_path / "out")
+    assert failed.returncode != 0
+    assert message in failed.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ml-100k", "amazon-beauty"])
+def test_real_data_trains_to_better_than_the_baselines(real_data, tmp_path, name):
+    splits = leave_one_out(build_sequences(real_data / name / "interactions.parquet"))
+    args = arguments(tmp_path / name, num_train_epochs=60)
+    results = train_recommender(splits, args, max_length=100 if name == "ml-100k" else 50)
+    assert results[name]["ndcg@10"] > results["popularity"]["ndcg@10"]
+    assert (
+        Bert4RecConfig.from_pretrained(tmp_path / name).vocab_size == {"ml-100k": 1685, "amazon-beauty": 12104}[name]
+    )
