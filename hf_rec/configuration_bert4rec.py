@@ -23,7 +23,7 @@ class Bert4RecConfig(PreTrainedConfig):
         max_position_embeddings: Longest input, counted in positions; the mask that asks for the next item is one.
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
-        initializer_range: Standard deviation of the initial weights.
+        initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).
         layer_norm_eps: Epsilon of the layer norms.
         pad_token_id: Token that fills a batch; never attended, never recommended.
         unk_token_id: Token of an item that is not in the catalogue; never recommended.

@@ -7,6 +7,7 @@ item, rotary embeddings of their distances, and scores computed only where they 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -203,6 +204,13 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_record_outputs = {"hidden_states": Bert4RecLayer, "attentions": Bert4RecAttention}
 
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """Embeddings as BERT's; the layers between keep the variance of their input, which a narrow encoder needs."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear) and module is not self.get_output_embeddings():
+            init.normal_(module.weight, std=module.in_features**-0.5)
+
     def save_pretrained(self, *args, **kwargs):
         from .pipeline_bert4rec import CUSTOM_PIPELINES  # this line also makes the pipeline's code travel
 
@@ -298,6 +306,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         super().__init__(config)
         self.model = Bert4RecModel(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        if config.tie_word_embeddings:  # or the Trainer warns that a checkpoint lacks it
+            self._keys_to_ignore_on_save = {"decoder.weight"}
         self.post_init()
 
     def get_output_embeddings(self):

@@ -39,9 +39,9 @@ def file(path, frame=FRAME, **options):
     return path
 
 
-def table(rows: list, **columns) -> pa.Table:
+def table(rows: list[tuple]) -> pa.Table:
     """Rows of (user, item, time)."""
-    return pa.table(dict(zip(LOG, zip(*rows, strict=True), strict=True)) | columns)
+    return pa.table(dict(zip(LOG, zip(*rows, strict=True), strict=True)))
 
 
 SOURCES = {
@@ -95,7 +95,7 @@ def test_numbers_and_times_give_the_order_and_stay_as_they_are(name, times):
 @settings(max_examples=40)
 def test_any_id_survives_a_file(tmp_path_factory, items, suffix):
     frame = pd.DataFrame({"user_id": "é\n", "item_id": items, "timestamp": range(len(items))})
-    path = file(tmp_path_factory.mktemp("ids") / f"log.{suffix}", frame)
+    path = file(tmp_path_factory.mktemp("ids") / f"log.{suffix}", frame, quoting=csv.QUOTE_ALL)
     assert build_sequences(path)[0] == {"user_id": "é\n", "item_ids": items, "timestamps": list(range(len(items)))}
 
 

@@ -1,3 +1,4 @@
+import cmath
 import copy
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForMaskedLM, Trainer, TrainingArguments
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecModel, RecommendationCollator
+from hf_rec.modeling_bert4rec import rotary_embeddings, rotate
 
 PAD, MASK = 0, 2
 
@@ -43,6 +45,29 @@ def test_positions_are_counted_from_the_most_recent_item(model):
     torch.testing.assert_close(model.model(history).last_hidden_state, shifted)
     other_order = model.model(history, position_ids=torch.tensor([[0, 1, 2, 3]])).last_hidden_state
     assert (other_order - shifted).abs().max() > 0.01
+
+
+def test_rotated_products_are_those_of_turned_complex_numbers_and_depend_on_the_distance():
+    generator = torch.Generator().manual_seed(3)
+    query, key = torch.randn(2, 1, 1, 1, 6, generator=generator, dtype=torch.double)
+
+    def product(query_position: int, key_position: int) -> float:
+        turned = [
+            rotate(states, rotary_embeddings(torch.tensor([[position]]), 6, theta=100.0))
+            for states, position in ((query, query_position), (key, key_position))
+        ]
+        return (turned[0] * turned[1]).sum().item()
+
+    def slow(distance: int) -> float:
+        pairs = zip(query.flatten().tolist()[:3], query.flatten().tolist()[3:], strict=True)
+        others = zip(key.flatten().tolist()[:3], key.flatten().tolist()[3:], strict=True)
+        return sum(
+            (complex(*pair) * cmath.exp(1j * distance * 100 ** (-2 * number / 6)) * complex(*other).conjugate()).real
+            for number, (pair, other) in enumerate(zip(pairs, others, strict=True))
+        )
+
+    for query_position, key_position in ((0, 0), (5, 2), (2, 5), (13, 10)):
+        assert product(query_position, key_position) == pytest.approx(slow(query_position - key_position), abs=1e-5)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
@@ -164,6 +189,16 @@ def test_a_row_of_padding_gives_no_nan(model, attention, dtype):
     inputs = torch.tensor([[PAD, PAD, PAD], [PAD, 3, MASK]])
     logits = model.to(dtype)(inputs, attention_mask=(inputs != PAD).long()).logits
     assert logits.isfinite().all()
+
+
+def test_initial_weights_keep_the_variance_and_embeddings_start_small():
+    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=3000, initializer_range=0.03))
+    layer = model.model.layers[0]
+    assert layer.mlp.up.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
+    assert layer.mlp.down.weight.std().item() == pytest.approx(256**-0.5, rel=0.05)
+    assert model.decoder.weight.std().item() == pytest.approx(0.03, rel=0.05)
+    untied = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=3000, initializer_range=0.03, tie_word_embeddings=False))
+    assert untied.decoder.weight.std().item() == pytest.approx(0.03, rel=0.05)
 
 
 def test_item_embeddings_score_what_they_read_and_follow_a_resize(model):
