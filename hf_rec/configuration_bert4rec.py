@@ -64,6 +64,19 @@ class Bert4RecConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
+    def save_pretrained(self, *args, **kwargs):
+        """Save with the name of the pipeline, which the installed package keeps out of its configs."""
+        self.custom_pipelines = {
+            "recommendation": {
+                "impl": "pipeline_bert4rec.RecommendationPipeline",
+                "pt": ["AutoModelForMaskedLM"],
+                "type": "text",
+            }
+        }
+        super().save_pretrained(*args, **kwargs)
+        if self.ignore_custom_pipelines:
+            del self.custom_pipelines
+
     @property
     def special_token_ids(self) -> tuple[int, int, int]:
         """Ids that no recommendation may contain."""

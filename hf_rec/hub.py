@@ -137,7 +137,7 @@ def save_recommender(
 ) -> None:
     """Save weights, configuration, code, vocabulary and card to one folder, or leave it as it was.
 
-    Everything is written beside the folder first and moved in last, `config.json` at the very end: a folder that was
+    Everything is written to a hidden folder first and moved in last, the weights at the very end: a folder that was
     interrupted on the way has none and does not load.
 
     Raises:
@@ -148,14 +148,16 @@ def save_recommender(
     if len(tokenizer) != model.config.vocab_size:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as staging:
+    beside = folder if folder.exists() else folder.parent  # on the file system of the folder, which may be a mount
+    with tempfile.TemporaryDirectory(dir=beside, prefix=f".{folder.name}-") as staging:
         model.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
         if card is not None:
             card.save(Path(staging) / "README.md")
         folder.mkdir(exist_ok=True)
-        (folder / "config.json").unlink(missing_ok=True)
-        for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "config.json"):
+        for name in ("config.json", "model.safetensors", "model.safetensors.index.json"):
+            (folder / name).unlink(missing_ok=True)
+        for file in sorted(Path(staging).iterdir(), key=lambda file: file.name.startswith("model.safetensors")):
             os.replace(file, folder / file.name)
 
 

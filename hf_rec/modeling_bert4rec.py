@@ -212,10 +212,9 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
             init.normal_(module.weight, std=module.in_features**-0.5)
 
     def save_pretrained(self, *args, **kwargs):
-        from .pipeline_bert4rec import CUSTOM_PIPELINES  # this line also makes the pipeline's code travel
+        from .pipeline_bert4rec import RecommendationPipeline  # noqa: F401  (makes the pipeline's code travel)
 
-        self.config.auto_map = AUTO_MAP
-        self.config.custom_pipelines = CUSTOM_PIPELINES
+        self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(*args, **kwargs)
 
 

@@ -8,15 +8,6 @@ from transformers import Pipeline
 
 from .ranking_bert4rec import top_items
 
-# What a saved config says of the pipeline in its folder.
-CUSTOM_PIPELINES = {
-    "recommendation": {
-        "impl": "pipeline_bert4rec.RecommendationPipeline",
-        "pt": ["AutoModelForMaskedLM"],
-        "type": "text",
-    }
-}
-
 
 class RecommendationPipeline(Pipeline):
     """Recommends the items that may follow a history.

@@ -33,6 +33,11 @@ def test_one_array_of_any_column(column):
     assert array.to_pylist() == ["a", "b", "c"]
 
 
+def test_missing_values_are_null():
+    assert as_array(["a", math.nan, None]).to_pylist() == ["a", None, None]
+    assert as_array(pd.Series([1.5, math.nan])).to_pylist() == [1.5, None]
+
+
 @pytest.mark.parametrize("kind", [pa.list_, pa.large_list])
 def test_one_array_of_chunks_of_lists(kind):
     chunks = pa.chunked_array([[["a"], None], [], [["b", None]]], kind(pa.string()))

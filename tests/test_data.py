@@ -99,6 +99,18 @@ def test_any_id_survives_a_file(tmp_path_factory, items, suffix):
     assert build_sequences(path)[0] == {"user_id": "é\n", "item_ids": items, "timestamps": list(range(len(items)))}
 
 
+def test_ids_in_a_csv_stay_as_they_are_written(tmp_path):
+    (tmp_path / "a.csv").write_text("who,what,when\n007,01,3\n007,1.0,2\n007,1,1\n")
+    sequences = build_sequences(tmp_path / "a.csv", "who", "what", "when")
+    assert sequences.to_dict() == {"user_id": ["007"], "item_ids": [["1", "1.0", "01"]], "timestamps": [[1, 2, 3]]}
+
+
+def test_ids_with_newlines_survive_a_csv_that_is_read_in_blocks(tmp_path):
+    items = [f"{number}\n,\n{number}\n" for number in range(100_000)]
+    frame = pd.DataFrame({"user_id": "u", "item_id": items, "timestamp": 0})
+    assert build_sequences(file(tmp_path / "a.csv", frame))["item_ids"][0] == items
+
+
 def slow_sequences(rows: list, min_user_count: int, min_item_count: int) -> list[dict]:
     """Row by row: no gaps and repeats, then the k-core, then each user's history."""
     kept, previous = list(dict.fromkeys(row for row in rows if row[0] and row[1])), None

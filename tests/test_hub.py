@@ -19,7 +19,14 @@ from fake_hub import TOKEN, fake_hub
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer, BertConfig, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    dynamic_module_utils,
+    pipeline,
+)
 from without_package import answers
 
 from hf_rec import (
@@ -33,7 +40,8 @@ from hf_rec import (
 )
 from hf_rec.hub import CARD_METRICS, check_folder, model_card, push_recommender, save_recommender
 
-ITEMS = [*(f"item-{number}" for number in range(14)), "green tea", "[MASK]", "été", "</s>", "0", "a\"b'c{x}"]
+STRANGE = ["green tea", "[MASK]", "ice [PAD] set", "été", "</s>", "0", "a\"b'c{x}"]
+ITEMS = [*(f"item-{number}" for number in range(14)), *STRANGE]
 CODE = ["configuration_bert4rec.py", "modeling_bert4rec.py", "pipeline_bert4rec.py", "ranking_bert4rec.py"]
 FILES = sorted([*CODE, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
 
@@ -131,6 +139,12 @@ def here(function, *arguments, home: Path, **environment) -> str:
     return run_python("-c", call, *arguments, home=home, **environment).stdout
 
 
+@pytest.fixture(autouse=True)
+def modules_cache(tmp_path, monkeypatch):
+    """Code that runs here in spite of all leaves nothing behind on this machine."""
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+
 @pytest.fixture(scope="module")
 def recommender():
     return make_recommender()
@@ -205,13 +219,15 @@ def test_stock_transformers_gives_the_same_answers(saved, outside, expected, way
 
 
 def test_ids_outside_are_those_of_the_item_tokenizer(recommender, outside, saved):
-    """The histories hold an unknown item, an item named like a mask, and more items than the input has places."""
+    """The histories hold an unknown item, names of special tokens, and more items than the input has places."""
     _, tokenizer = recommender
-    first, second, long = outside["read"][str(saved["model"])]["input_ids"]
-    pad, unk, start = tokenizer.pad_token_id, tokenizer.unk_token_id, 3
-    assert first == [pad] * 5 + [start + ITEMS.index(item) for item in ("item-3", "green tea", "[MASK]")]
-    assert second == [pad] * 4 + [unk] + [start + ITEMS.index(item) for item in ("</s>", "été", "0")]
-    assert long == [start + number for number in range(4, 12)]
+    pad, unk = tokenizer.pad_token_id, tokenizer.unk_token_id
+    index = {item: index for index, item in enumerate(ITEMS, start=3)}
+    assert outside["read"][str(saved["model"])]["input_ids"] == [
+        [pad] * 4 + [index["item-3"], index["green tea"], index["[MASK]"], index["ice [PAD] set"]],
+        [pad] * 4 + [unk, index["</s>"], index["été"], index["0"]],
+        [index[f"item-{number}"] for number in range(4, 12)],
+    ]
 
 
 def test_nothing_in_a_folder_runs_unless_it_is_trusted(outside, outside_again):
@@ -336,7 +352,7 @@ def test_truncated_weights_do_not_load(saved, tmp_path):
 def test_pipeline_refuses_the_vocabulary_of_another_catalogue(saved, tmp_path):
     folder = Path(shutil.copytree(saved["model"], tmp_path / "model"))
     ItemTokenizer.from_items(ITEMS[:-1]).save_pretrained(folder)
-    with pytest.raises(ValueError, match="tokenizer has 22 tokens and the model 23"):
+    with pytest.raises(ValueError, match="tokenizer has 23 tokens and the model 24"):
         pipeline("recommendation", model=str(folder))
 
 
@@ -515,9 +531,9 @@ def test_save_recommender_refuses_a_file(recommender, tmp_path):
 def test_save_recommender_refuses_the_tokenizer_of_another_catalogue(recommender, saved, tmp_path):
     model, _ = recommender
     folder = Path(shutil.copytree(saved["model"], tmp_path / "model"))
-    with pytest.raises(ValueError, match="the tokenizer has 22 tokens, the model 23"):
+    with pytest.raises(ValueError, match="the tokenizer has 23 tokens, the model 24"):
         save_recommender(folder, model, ItemTokenizer.from_items(ITEMS[1:]))
-    with pytest.raises(ValueError, match="the tokenizer has 22 tokens, the model 23"):
+    with pytest.raises(ValueError, match="the tokenizer has 23 tokens, the model 24"):
         save_recommender(tmp_path / "new", model, ItemTokenizer.from_items(ITEMS[1:]))
     assert list(tmp_path.iterdir()) == [folder]
     assert contents(folder) == contents(saved["model"])

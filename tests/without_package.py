@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 HISTORIES = [
-    ["item-3", "green tea", "[MASK]"],
+    ["item-3", "green tea", "[MASK]", "ice [PAD] set"],
     ["never sold", "</s>", "été", "0"],
     [f"item-{number}" for number in range(12)],  # longer than the input of the model
 ]

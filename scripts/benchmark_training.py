@@ -1,0 +1,127 @@
+#!/usr/bin/env python
+"""Training speed and peak memory of a recommender beside a plain `BertForMaskedLM`, both by the stock Trainer.
+
+Each run is a process of its own: histories are cut to `--max_length`, some steps warm up, the others
+are timed. The two take turns; medians and their ratio are printed. The plain model is what a Transformers user would
+write by hand: the same sizes and dropout, padded batches, scores at every position.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainerCallback
+
+from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer, RecommendationCollator
+from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
+from hf_rec.training import RecommendationTrainingArguments
+
+SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+
+
+class Clock(TrainerCallback):
+    """Time of each step."""
+
+    def __init__(self):
+        self.ends = []
+
+    def on_step_end(self, *_args, **_kwargs):
+        self.ends.append(time.perf_counter())
+
+
+class PaddedCollator(DataCollatorForLanguageModeling):
+    """Stock masks on the most recent items, padded to the longest input that the model takes."""
+
+    def __init__(self, tokenizer):
+        super().__init__(tokenizer, mlm_probability=0.2, pad_to_multiple_of=tokenizer.model_max_length)
+
+    def __call__(self, features):
+        length = self.tokenizer.model_max_length
+        return super().__call__([{"input_ids": feature["input_ids"][-length:]} for feature in features])
+
+
+def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
+    """Train for some steps in this process."""
+    sequences = build_sequences(options.train_file)
+    tokenizer = ItemTokenizer.from_items(sequences["item_ids"], max_length=options.max_length)
+    train = tokenize_splits(leave_one_out(sequences), tokenizer)["train"]
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": options.max_length, **SIZES}
+    if kind == "hf_rec":
+        model = Bert4RecForMaskedLM(Bert4RecConfig(**sizes, hidden_dropout_prob=0.2))
+        collator, strategy = RecommendationCollator(tokenizer), "group_by_length"
+    else:
+        model = BertForMaskedLM(BertConfig(**sizes, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2))
+        collator, strategy = PaddedCollator(tokenizer), "random"
+    clock, steps = Clock(), options.hf_rec_steps if kind == "hf_rec" else options.plain_steps
+    with tempfile.TemporaryDirectory() as folder:
+        args = RecommendationTrainingArguments(
+            folder,
+            per_device_train_batch_size=options.batch_size,
+            max_steps=steps + options.warmup_steps,
+            train_sampling_strategy=strategy,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+            disable_tqdm=True,
+            seed=options.seed,
+        )
+        Trainer(model, args, train_dataset=train, data_collator=collator, callbacks=[clock]).train()
+    seconds = clock.ends[-1] - clock.ends[options.warmup_steps - 1]
+    return {
+        "sequences_per_second": steps * options.batch_size / seconds,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
+    parser.add_argument("--max_length", type=int, default=200, help="positions of the input")
+    parser.add_argument("--batch_size", type=int, default=128, help="histories in a step")
+    parser.add_argument("--hf_rec_steps", type=int, default=60, help="timed steps of this package's model")
+    parser.add_argument("--plain_steps", type=int, default=10, help="timed steps of the plain model")
+    parser.add_argument("--warmup_steps", type=int, default=5, help="steps before the clock starts")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=["hf_rec", "plain"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(run(options.only, options)))
+        return
+
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "hf_rec"))
+        + f"; {options.train_file.parent.name}, length {options.max_length}, batch {options.batch_size}, float32, "
+        f"seed {options.seed}, medians of {options.runs} runs\n"
+    )
+    runs = {"plain": [], "hf_rec": []}
+    for _ in range(options.runs):
+        for kind, results in runs.items():
+            command = [sys.executable, __file__, *sys.argv[1:], "--only", kind]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            results.append(json.loads(output.splitlines()[-1]))
+    medians = {
+        kind: {measure: statistics.median(result[measure] for result in results) for measure in results[0]}
+        for kind, results in runs.items()
+    }
+    print("| | sequences/s | peak memory, GB |\n|---|---:|---:|")
+    for kind, name in (("plain", "BertForMaskedLM + Trainer"), ("hf_rec", "hf_rec + Trainer")):
+        print(f"| {name} | {medians[kind]['sequences_per_second']:.0f} | {medians[kind]['peak_memory_gb']:.2f} |")
+    faster = medians["hf_rec"]["sequences_per_second"] / medians["plain"]["sequences_per_second"]
+    smaller = medians["hf_rec"]["peak_memory_gb"] / medians["plain"]["peak_memory_gb"]
+    print(f"| ratio | {faster:.1f} | {smaller:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
