@@ -15,14 +15,24 @@ def as_array(column: Iterable) -> pa.Array:
     """
     if hasattr(column, "column_name"):  # datasets.arrow_dataset.Column, read without a Python object for each value
         column = column.source.with_format("arrow")[:][column.column_name]
+    if not isinstance(column, (pa.Array, pa.ChunkedArray)):
+        column = column if hasattr(column, "__len__") else list(column)
+        try:
+            column = pa.array(column, from_pandas=True)  # of some pandas columns in chunks
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise TypeError(f"a column needs values of one type, got {one_of_each_type(column)}: {error}") from error
     if isinstance(column, pa.ChunkedArray):
         return column.cast(with_large_strings(column.type)).combine_chunks()
-    if isinstance(column, pa.Array):
-        return column
-    try:
-        return pa.array(column if hasattr(column, "__len__") else list(column), from_pandas=True)
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise TypeError(f"a column needs values of one type: {error}") from error
+    return column
+
+
+def one_of_each_type(column: Iterable) -> str:
+    examples = {}
+    for row in column:
+        for value in row if isinstance(row, (list, tuple)) else [row]:
+            if value is not None:
+                examples.setdefault(type(value).__name__, value)
+    return " and ".join(f"{value!r} ({name})" for name, value in examples.items())
 
 
 def with_large_strings(type_: pa.DataType) -> pa.DataType:
@@ -50,8 +60,9 @@ def id_strings(ids: pa.Array) -> pa.Array:
         ids = ids.dictionary_decode()
     if pa.types.is_floating(ids.type):
         ids = pc.if_else(pc.is_nan(ids), None, ids)
-        if not pc.all(pc.equal(pc.floor(ids), ids), min_count=0).as_py():
-            raise TypeError("ids are strings or integers, got numbers with a fraction")
+        whole = pc.and_(pc.equal(pc.floor(ids), ids), pc.less(pc.abs(ids), 2.0**53))  # above, integers share a float
+        if not pc.all(whole, min_count=0).as_py():
+            raise TypeError(f"ids are strings or integers, got {ids.filter(pc.invert(whole))[0]}")
         ids = ids.cast(pa.int64())
     elif not (pa.types.is_integer(ids.type) or pa.types.is_null(ids.type) or is_string(ids.type)):
         raise TypeError(f"ids are strings or integers, got {ids.type}")

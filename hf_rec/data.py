@@ -9,14 +9,15 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from transformers.utils import logging
 
-from .columns import as_array, id_strings, list_lengths, make_lists
+from .columns import as_array, id_strings, is_string, list_lengths, make_lists
 from .tokenization_items import ItemTokenizer
 
 logger = logging.get_logger(__name__)
 
+RATINGS = Features(user_id=Value("string"), item_id=Value("string"), rating=Value("float32"), timestamp=Value("int64"))
 # Public logs at their official addresses: arguments of `load_dataset` and of `build_sequences`.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "ml-100k": {
@@ -24,7 +25,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "path": "csv",
             "data_files": "zip://ml-100k/u.data::https://files.grouplens.org/datasets/movielens/ml-100k.zip",
             "sep": "\t",
-            "names": ["user_id", "item_id", "rating", "timestamp"],
+            "names": list(RATINGS),
+            "features": RATINGS,
         },
         "build": {},
     },
@@ -34,7 +36,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
             "data_files": "zip://ml-1m/ratings.dat::https://files.grouplens.org/datasets/movielens/ml-1m.zip",
             "sep": "::",
             "engine": "python",
-            "names": ["user_id", "item_id", "rating", "timestamp"],
+            "names": list(RATINGS),
+            "features": RATINGS,
         },
         "build": {"min_item_count": 5},
     },
@@ -49,7 +52,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "load": {
             "path": "csv",
             "data_files": "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/ratings_Beauty.csv",
-            "names": ["user_id", "item_id", "rating", "timestamp"],
+            "names": list(RATINGS),
+            "features": RATINGS,
         },
         "build": {"min_user_count": 5, "min_item_count": 5},
     },
@@ -75,16 +79,19 @@ def read_table(path: str | Path, id_columns: Iterable[str] = ("user_id", "item_i
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     kinds = {suffix.lower() for suffix in path.suffixes}
-    if ".parquet" in kinds:
-        return pa.parquet.read_table(path)
-    if kinds & {".csv", ".tsv"}:
-        return pa.csv.read_csv(
-            path,
-            parse_options=pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kinds else ",", newlines_in_values=True),
-            convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(id_columns, pa.large_string())),
-        )
-    if kinds & {".json", ".jsonl", ".ndjson"}:
-        return pa.json.read_json(path)
+    try:
+        if ".parquet" in kinds:
+            return pa.parquet.read_table(path)
+        if kinds & {".csv", ".tsv"}:
+            return pa.csv.read_csv(
+                path,
+                parse_options=pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kinds else ",", newlines_in_values=True),
+                convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(id_columns, pa.large_string())),
+            )
+        if kinds & {".json", ".jsonl", ".ndjson"}:
+            return pa.json.read_json(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
     raise ValueError(f"cannot tell the format of {path}; its name must end in .parquet, .csv, .tsv, .json or .jsonl")
 
 
@@ -118,7 +125,7 @@ def build_sequences(
     """
     if isinstance(interactions, (str, Path)):
         interactions = read_table(interactions, (user_column, item_column))
-    table = as_table(interactions)
+    table = as_table(interactions, {user_column, item_column, time_column, "timestamp", "position"})
     time_column = time_column or next((name for name in ("timestamp", "position") if name in table.column_names), None)
     missing = {user_column, item_column, time_column or "timestamp"} - set(table.column_names)
     if missing:
@@ -195,9 +202,11 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
     timestamps = as_array(sequences["timestamps"])
     lengths = list_lengths(timestamps)
     values = timestamps.flatten()
+    if not len(values):
+        raise ValueError("there are no sequences to split")
     times = time_numbers(values, "timestamps")
     cuts = [
-        np.quantile(times, share, method="nearest") if cut is None else time_number(cut, values.type)
+        np.quantile(times, share, method="higher") if cut is None else time_number(cut, values.type)
         for cut, share in ((validation_time, 0.8), (test_time, 0.9))
     ]
     if not cuts[0] < cuts[1]:
@@ -243,19 +252,20 @@ def as_dataset(**columns) -> Dataset:
     return Dataset(pa.table(columns))
 
 
-def as_table(interactions) -> pa.Table:
-    """A `datasets.Dataset`, or an Arrow, pandas or Polars table, as an Arrow table."""
+def as_table(interactions, columns: set) -> pa.Table:
+    """A `datasets.Dataset`, or an Arrow, pandas or Polars table, as an Arrow table; of pandas, these columns alone."""
     if isinstance(interactions, pa.Table):
         return interactions
     if isinstance(interactions, Dataset):
         return interactions.with_format("arrow")[:]
     if hasattr(interactions, "to_arrow"):  # Polars
         return interactions.to_arrow()
-    if hasattr(interactions, "columns"):  # pandas; columns one by one, for an error that names the column
+    if hasattr(interactions, "iloc"):  # pandas; columns one by one, for an error that names the column
         arrays = {}
         for name in interactions.columns:
+            used = str(name) in columns  # a column of no use may hold anything
             try:
-                arrays[str(name)] = as_array(interactions[name])
+                arrays[str(name)] = as_array(interactions[name]) if used else pa.nulls(len(interactions))
             except TypeError as error:
                 raise TypeError(f"column {name!r}: {error}") from error
         return pa.table(arrays)
@@ -278,7 +288,7 @@ def time_numbers(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
     """Times as numbers in the same order."""
     type_ = column.type
     if pa.types.is_temporal(type_):
-        column = column.cast(pa.int32() if pa.types.is_date32(type_) else pa.int64())
+        column = column.cast(pa.int32() if type_.bit_width == 32 else pa.int64())
     elif not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
         raise TypeError(f"column {name!r}: times are numbers, dates or timestamps, got {type_}; parse them first")
     missing = column.null_count
@@ -294,16 +304,24 @@ def time_numbers(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
 
 def time_number(value, type_: pa.DataType):
     """A time, as of a column of that type, as the number that [`time_numbers`] makes of it."""
-    return time_numbers(pa.array([value]).cast(type_), "cut")[0]
+    cut = pa.array([value])
+    try:
+        if not is_string(cut.type) and pa.types.is_temporal(cut.type) != pa.types.is_temporal(type_):
+            raise pa.ArrowInvalid(f"it is of type {cut.type}")
+        return time_numbers(cut.cast(type_), "cut")[0]
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"the cut {value!r} is not of the type of the timestamps, {type_}: {error}") from error
 
 
 def repeats(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
     """Mask of the rows, sorted by user and time, whose user, item and time stand in an earlier row."""
-    group = np.cumsum(np.r_[True, (users[1:] != users[:-1]) | (times[1:] != times[:-1])]) if len(users) else users
-    order = np.lexsort((items, group))
-    same = (group[order][1:] == group[order][:-1]) & (items[order][1:] == items[order][:-1])
+    same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    tied = np.flatnonzero(np.r_[False, same] | np.r_[same, False]) if len(users) else np.array([], dtype=int)
+    group = np.cumsum(~np.r_[False, same])[tied]
+    order = np.lexsort((items[tied], group))
+    tied, group = tied[order], group[order]
     mask = np.zeros(len(users), dtype=bool)
-    mask[order[1:]] = same
+    mask[tied[1:]] = (group[1:] == group[:-1]) & (items[tied[1:]] == items[tied[:-1]])
     return mask
 
 

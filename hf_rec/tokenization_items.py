@@ -97,6 +97,10 @@ class ItemTokenizer(TokenizersBackend):
             Lists of int32, as long as the histories.
         """
         histories = as_array(histories)
+        if pa.types.is_null(histories.type):  # no history, or missing ones alone
+            histories = histories.cast(pa.list_(pa.large_string()))
+        if not is_list(histories.type):
+            raise TypeError(f"a column of histories holds lists of item ids, got {histories.type}")
         ids = pc.index_in(id_strings(histories.flatten()), self.item_ids, skip_nulls=True)
         return make_lists(ids.fill_null(self.unk_token_id), list_lengths(histories))
 
