@@ -22,9 +22,7 @@ def main() -> None:
 
     purchases, items = shop_log(seed=options.seed)
     splits = leave_one_out(build_sequences(purchases))
-    args = RecommendationTrainingArguments(
-        output_dir=str(options.output_dir), num_train_epochs=12, learning_rate=3e-3, seed=options.seed
-    )
+    args = RecommendationTrainingArguments(output_dir=str(options.output_dir), max_steps=1500, seed=options.seed)
     results = train_recommender(
         splits, args, max_length=20, dataset="a generated shop log", command="python scripts/demo.py"
     )
