@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from datasets import DatasetDict
@@ -36,10 +37,12 @@ class RecommendationTrainingArguments(TrainingArguments):
     more than epochs, that bring it past the popularity of the items. The rate decays to zero; 25 validations.
     """
 
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Histories per device and training step."})
+    per_device_train_batch_size: int = field(
+        default=0, metadata={"help": "Histories per device and training step; 0 to choose by their length."}
+    )
     per_device_eval_batch_size: int = field(default=256, metadata={"help": "Histories per device in evaluation."})
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs; 6,000 steps by default."})
-    learning_rate: float = field(default=3e-3, metadata={"help": "Peak learning rate."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
     train_sampling_strategy: str = field(
         default="group_by_length",
@@ -103,6 +106,9 @@ def train_recommender(
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer)
     collate = RecommendationCollator(tokenizer, **(collator or {}))
+    args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
+        tokenized["train"]["length"][:], tokenizer.model_max_length
+    )
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", fitted.metrics)
@@ -212,6 +218,17 @@ def load_or_create(
     return Bert4RecForMaskedLM(
         Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=max_length, **(config or {}))
     ), tokenizer
+
+
+def suitable_batch_size(lengths: list[int], max_length: int) -> int:
+    """Histories in a training step: the power of two, from 32 to 256, that gives nearest to 8,192 items.
+
+    Example:
+        >>> suitable_batch_size([100, 180], max_length=200), suitable_batch_size([6, 9], max_length=200)
+        (64, 256)
+    """
+    mean = np.minimum(lengths, max_length).mean()
+    return int(2 ** np.clip(np.round(np.log2(8192 / mean)), 5, 8))
 
 
 def resumable_checkpoint(output_dir: Path) -> str | None:

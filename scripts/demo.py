@@ -22,7 +22,9 @@ def main() -> None:
 
     purchases, items = shop_log(seed=options.seed)
     splits = leave_one_out(build_sequences(purchases))
-    args = RecommendationTrainingArguments(output_dir=str(options.output_dir), max_steps=1500, seed=options.seed)
+    args = RecommendationTrainingArguments(
+        output_dir=str(options.output_dir), max_steps=1500, per_device_train_batch_size=64, seed=options.seed
+    )
     results = train_recommender(
         splits, args, max_length=20, dataset="a generated shop log", command="python scripts/demo.py"
     )

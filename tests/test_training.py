@@ -36,7 +36,8 @@ def log_file(tmp_path_factory) -> Path:
 def arguments(folder: Path, **changes) -> RecommendationTrainingArguments:
     by_epoch = dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "epoch")
     return RecommendationTrainingArguments(
-        str(folder), **{"num_train_epochs": 2, "disable_tqdm": True, **by_epoch} | changes
+        str(folder),
+        **{"num_train_epochs": 2, "per_device_train_batch_size": 64, "disable_tqdm": True, **by_epoch} | changes,
     )
 
 
@@ -126,7 +127,7 @@ def test_going_on_with_another_catalogue_is_an_error(splits, tmp_path):
 def test_a_killed_run_goes_on_to_the_same_end(log_file, tmp_path):
     options = ["--train_file", log_file, "--max_length", 16, "--hidden_size", 16, "--num_train_epochs", 12]
     options += ["--disable_tqdm", "true", "--save_total_limit", 100]
-    options += ["--eval_strategy", "epoch", "--save_strategy", "epoch"]
+    options += ["--eval_strategy", "epoch", "--save_strategy", "epoch", "--per_device_train_batch_size", 64]
     whole = script("train.py", *options, "--output_dir", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
 
