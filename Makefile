@@ -20,7 +20,7 @@ test-slow: $(VENV)/installed  ## the tests that take minutes
 
 lint: $(VENV)/installed  ## style and formatting
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff format --check hf_rec scripts tests
 
 conformance: $(VENV)/installed  ## the model tests of the installed Transformers
 	$(PYTHON) scripts/conformance.py
