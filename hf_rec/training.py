@@ -101,7 +101,7 @@ def train_recommender(
     output_dir = Path(args.output_dir)
     checkpoint = args.resume_from_checkpoint or resumable_checkpoint(output_dir)
     set_seed(args.seed)
-    model, tokenizer = load_or_create(splits, model_name_or_path, config or {}, max_length)
+    model, tokenizer = load_or_create(splits, model_name_or_path, config, max_length)
     if checkpoint:
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer)
