@@ -6,6 +6,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+LOSS_TYPES = ("softmax", "sampled_softmax", "gbce")
+
 
 @strict
 class Bert4RecConfig(PreTrainedConfig):
@@ -29,6 +31,11 @@ class Bert4RecConfig(PreTrainedConfig):
         unk_token_id: Token of an item that is not in the catalogue; never recommended.
         mask_token_id: Token that asks for an item; never recommended.
         tie_word_embeddings: Score items with the embeddings that read them.
+        loss_type: What training minimises: "softmax", the cross entropy over the whole catalogue; "sampled_softmax",
+            that over sampled negatives, for large catalogues; or "gbce", the generalised binary cross entropy
+            ([Petrov and Macdonald, 2023](https://arxiv.org/abs/2308.07192)). See `loss_bert4rec.py`.
+        num_negatives: Items that a sampled loss draws in each step, for all targets together.
+        gbce_calibration: The t of "gbce", in [0, 1].
 
     Example:
         >>> config = Bert4RecConfig(vocab_size=1003, hidden_size=32)
@@ -58,6 +65,9 @@ class Bert4RecConfig(PreTrainedConfig):
     unk_token_id: int = 1
     mask_token_id: int = 2
     tie_word_embeddings: bool = True
+    loss_type: str = "softmax"
+    num_negatives: int = 1024
+    gbce_calibration: float | int = 0.75
 
     def __post_init__(self, **kwargs):
         if self.ignore_custom_pipelines:
@@ -90,9 +100,14 @@ class Bert4RecConfig(PreTrainedConfig):
             "num_attention_heads",
             "intermediate_size",
             "max_position_embeddings",
+            "num_negatives",
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def validate_loss(self):
+        if self.loss_type not in LOSS_TYPES:
+            raise ValueError(f"loss_type must be one of {LOSS_TYPES}, got {self.loss_type!r}")
 
     def validate_activation(self):
         if self.hidden_act not in ACT2FN:
@@ -110,7 +125,7 @@ class Bert4RecConfig(PreTrainedConfig):
             )
 
     def validate_probabilities(self):
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "gbce_calibration"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         for name in ("initializer_range", "layer_norm_eps", "rope_theta"):

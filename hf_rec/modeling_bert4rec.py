@@ -4,6 +4,8 @@
 item, rotary embeddings of their distances, and scores computed only where they are asked for.
 """
 
+import math
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -23,6 +25,7 @@ from transformers.utils.generic import (
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
+from .loss_bert4rec import gbce_loss, sample_items, sampled_softmax_loss, softmax_loss
 from .ranking_bert4rec import ban_items_
 
 # The classes that stock Transformers finds in a saved folder, with `trust_remote_code=True`.
@@ -86,11 +89,12 @@ def rotary_embeddings(position_ids: torch.Tensor, head_dim: int, theta: float) -
     """Cosines and sines of the rotary position embeddings ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
 
     Returns:
-        Two tensors of shape (batch, length, head_dim), of which the second half repeats the first.
+        Two tensors of shape (batch, length, head_dim): the cosines twice; the sines, first negated, then as they are.
     """
     wavelengths = theta ** (torch.arange(0, head_dim, 2, device=position_ids.device) / head_dim)
-    angles = (position_ids.unsqueeze(-1) / wavelengths).repeat(1, 1, 2)
-    return angles.cos(), angles.sin()
+    angles = position_ids.unsqueeze(-1) / wavelengths
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
@@ -99,8 +103,23 @@ def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> t
     The product of a query and a key then depends on the distance of their positions.
     """
     cos, sin = (part.unsqueeze(1).to(states.dtype) for part in rotary)
-    first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat([-second, first], dim=-1) * sin
+    return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` whose masks cost a fraction on a CPU: four from each 64 random bits.
+
+    The probability is that to the nearest 1 / 65,536.
+    """
+
+    def forward(self, input):
+        threshold = round(self.p * 2**16)
+        if not self.training or input.device.type != "cpu" or threshold in (0, 2**16):
+            return super().forward(input)
+        bits = torch.empty(-(-input.numel() // 4), dtype=torch.long).random_(-(2**63), None)
+        noise = bits.view(torch.int16)[: input.numel()].view(input.shape)
+        kept = (noise >= threshold - 2**15).to(input.dtype)
+        return input * kept.mul_(2**16 / (2**16 - threshold))
 
 
 class Bert4RecEmbeddings(nn.Module):
@@ -109,7 +128,7 @@ class Bert4RecEmbeddings(nn.Module):
         self.item_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, position_ids, input_ids=None, inputs_embeds=None):
         items = self.item_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
@@ -176,7 +195,7 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         self.attention = Bert4RecAttention(config)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = Bert4RecMLP(config)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
         self, hidden_states, rotary, attention_mask=None, positions=None, **kwargs: Unpack[TransformersKwargs]
@@ -340,8 +359,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
         Returns:
             `logits` of shape (batch, n, vocab_size). With `labels`: (labelled positions, vocab_size), row after row,
-            and `loss`, the mean cross entropy over these positions (their sum over `num_items_in_batch`, where the
-            Trainer gives it).
+            and `loss`, a mean over these positions (their sum over `num_items_in_batch`, where the Trainer gives it):
+            in training `config.loss_type`, and no `logits`; else the cross entropy over the catalogue.
         """
         positions = None
         if labels is not None:
@@ -359,6 +378,12 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             **kwargs,
         )
         states = outputs.last_hidden_state if labels is None else outputs.last_hidden_state[is_label]
+        if labels is not None and self.training:
+            return MaskedLMOutput(
+                loss=self.training_loss(states, labels[labelled], **kwargs),
+                hidden_states=outputs.hidden_states,
+                attentions=outputs.attentions,
+            )
         logits = self.decoder(states)
 
         loss = None
@@ -374,6 +399,28 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         return MaskedLMOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def training_loss(self, states, target_ids, num_items_in_batch=None, **_kwargs):
+        """`config.loss_type` of (targets, hidden) states, as a mean or over `num_items_in_batch`."""
+        config, catalogue = self.config, (self.decoder.weight, self.decoder.bias)
+        if config.loss_type == "softmax":
+            loss = softmax_loss(states, *catalogue, target_ids)
+        else:
+            num_items = config.vocab_size - len(config.special_token_ids)
+            sampled = {
+                "negative_ids": sample_items(
+                    config.num_negatives, config.vocab_size, config.special_token_ids, states.device
+                ),
+                "sparse": self.get_input_embeddings().sparse,
+            }
+            if config.loss_type == "sampled_softmax":
+                expected = math.log(config.num_negatives / num_items)
+                loss = sampled_softmax_loss(states, *catalogue, target_ids, log_expected_counts=expected, **sampled)
+            else:
+                loss = gbce_loss(
+                    states, *catalogue, target_ids, num_items=num_items, calibration=config.gbce_calibration, **sampled
+                )
+        return loss / (len(target_ids) if num_items_in_batch is None else num_items_in_batch)
 
 
 __all__ = ["Bert4RecPreTrainedModel", "Bert4RecModel", "Bert4RecForMaskedLM"]

@@ -42,7 +42,13 @@ from hf_rec.hub import CARD_METRICS, check_folder, model_card, push_recommender,
 
 STRANGE = ["green tea", "[MASK]", "ice [PAD] set", "été", "</s>", "0", "a\"b'c{x}"]
 ITEMS = [*(f"item-{number}" for number in range(14)), *STRANGE]
-CODE = ["configuration_bert4rec.py", "modeling_bert4rec.py", "pipeline_bert4rec.py", "ranking_bert4rec.py"]
+CODE = [
+    "configuration_bert4rec.py",
+    "loss_bert4rec.py",
+    "modeling_bert4rec.py",
+    "pipeline_bert4rec.py",
+    "ranking_bert4rec.py",
+]
 FILES = sorted([*CODE, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
 
 NAMES = ("popularity", "last-item Markov", "shop")

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForMaskedLM, Trainer, TrainingArguments
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecModel, RecommendationCollator
-from hf_rec.modeling_bert4rec import rotary_embeddings, rotate
+from hf_rec.modeling_bert4rec import Dropout, rotary_embeddings, rotate
 
 PAD, MASK = 0, 2
 
@@ -68,6 +68,32 @@ def test_rotated_products_are_those_of_turned_complex_numbers_and_depend_on_the_
 
     for query_position, key_position in ((0, 0), (5, 2), (2, 5), (13, 10)):
         assert product(query_position, key_position) == pytest.approx(slow(query_position - key_position), abs=1e-5)
+
+
+@pytest.mark.parametrize("probability", [0.2, 0.5, 1e-4])
+def test_dropout_drops_its_share_and_keeps_the_mean(probability):
+    torch.manual_seed(0)
+    dropout, states = Dropout(probability), torch.ones(1_000_003, requires_grad=True)
+    dropped = dropout(states)
+    share = (dropped == 0).float().mean().item()
+    assert share == pytest.approx(probability, abs=4 * (probability / 1_000_003) ** 0.5 + 2**-17)
+    assert dropped.mean().item() == pytest.approx(1, abs=0.005)
+    assert dropped.unique().tolist() == [0, pytest.approx(1 / (1 - probability), rel=1e-4)]
+    dropped.sum().backward()
+    assert torch.equal(states.grad, dropped.detach())
+
+
+def test_dropout_is_off_in_evaluation_follows_the_seed_and_draws_each_element_anew():
+    dropout, states = Dropout(0.5), torch.ones(40_000, 4)
+    torch.manual_seed(1)
+    first = dropout(states)
+    torch.manual_seed(1)
+    assert torch.equal(dropout(states), first)
+    assert not torch.equal(dropout(states), first)
+    correlations = torch.corrcoef(first.T)  # of the four that share 64 bits
+    assert (correlations - torch.eye(4)).abs().max() < 0.03
+    assert dropout.eval()(states) is states
+    assert Dropout(1.0)(states).abs().max() == 0
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa", "flex_attention"])
