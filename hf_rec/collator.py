@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
+
+from .pipeline_bert4rec import pad_left
 
 
 @dataclass
@@ -53,7 +53,7 @@ class RecommendationCollator:
     def cloze(self, histories: list[Sequence[int]]) -> dict[str, torch.Tensor]:
         """A training batch: masks at random items."""
         length = self.tokenizer.model_max_length
-        input_ids, attention_mask = self.pad([history[-length:] for history in histories])
+        input_ids, attention_mask = pad_left([history[-length:] for history in histories], self.tokenizer.pad_token_id)
         maskable = attention_mask.bool() & (input_ids != self.tokenizer.unk_token_id)
         chance = torch.rand(input_ids.shape).masked_fill(~maskable, 2.0)
         masked = chance < self.mask_probability
@@ -73,20 +73,13 @@ class RecommendationCollator:
         """An evaluation batch: a mask after each history, the target as its label."""
         mask, room = self.tokenizer.mask_token_id, self.tokenizer.model_max_length - 1
         recent = [history[max(len(history) - room, 0) :] for history in histories]
-        input_ids, attention_mask = self.pad([[*history, mask] for history in recent])
+        input_ids, attention_mask = pad_left([[*history, mask] for history in recent], self.tokenizer.pad_token_id)
         labels = torch.full_like(input_ids, -100)
         labels[:, -1] = targets
-        banned_ids, _ = self.pad(histories if self.exclude_seen else [[] for _ in histories])
+        banned_ids, _ = pad_left(
+            histories if self.exclude_seen else [[] for _ in histories], self.tokenizer.pad_token_id
+        )
         return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "banned_ids": banned_ids}
-
-    def pad(self, rows: list[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rows as one tensor, padded on the left, and its attention mask."""
-        lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
-        width = int(lengths.max())
-        real = np.arange(width) >= width - lengths[:, None]  # (rows, width)
-        padded = np.full(real.shape, self.tokenizer.pad_token_id, dtype=np.int64)
-        padded[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
-        return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
 
 
 __all__ = ["RecommendationCollator"]

@@ -1,8 +1,10 @@
 """`pipeline("recommendation")`: raw item ids in, a ranked list of item ids out."""
 
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from operator import itemgetter
 
+import numpy as np
 import torch
 from transformers import Pipeline
 
@@ -67,8 +69,16 @@ class RecommendationPipeline(Pipeline):
             if not inputs:
                 raise ValueError("an empty list: a history needs at least one item id")
             if not isinstance(inputs[0], (list, tuple)):
-                inputs = tuple(inputs)  # one history; the parent class takes a list for a batch
+                return super().__call__(tuple(inputs), **kwargs)  # the parent class takes a list for a batch
+            return self.by_length(inputs, **kwargs)
         return super().__call__(inputs, **kwargs)
+
+    def by_length(self, histories, **kwargs):
+        """The lists of histories, of which those of similar length are computed together."""
+        lengths = [len(history) if hasattr(history, "__len__") else 0 for history in histories]
+        order = sorted(range(len(histories)), key=lengths.__getitem__)
+        lists = super().__call__([histories[index] for index in order], **kwargs)
+        return [ranked for _, ranked in sorted(zip(order, lists, strict=True), key=itemgetter(0))]
 
     def run_single(self, inputs, *parameters):
         return super().run_single([inputs], *parameters)[0]
@@ -84,13 +94,10 @@ class RecommendationPipeline(Pipeline):
     def preprocess(self, histories, exclude_seen=True, blocked=()):
         known = [self.known_ids(check_items(history, "a history")) for history in histories]
         room, mask = self.model.config.max_position_embeddings - 1, self.model.config.mask_token_id
-        input_ids = self.pad([[*ids[max(len(ids) - room, 0) :], mask] for ids in known])
-        blocked = self.known_ids(blocked)
-        return {
-            "input_ids": input_ids,
-            "attention_mask": (input_ids != self.model.config.pad_token_id).long(),
-            "banned_ids": self.pad([ids + blocked if exclude_seen else blocked for ids in known]),
-        }
+        pad, blocked = self.model.config.pad_token_id, self.known_ids(blocked)
+        input_ids, attention_mask = pad_left([[*ids[max(len(ids) - room, 0) :], mask] for ids in known], pad)
+        banned_ids, _ = pad_left([ids + blocked if exclude_seen else blocked for ids in known], pad)
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
 
     def _forward(self, inputs, top_k=10, candidates=None):
         if candidates is not None:
@@ -113,12 +120,24 @@ class RecommendationPipeline(Pipeline):
         ]
 
     def known_ids(self, items):
-        return [self.id_of_item[item] for item in items if item in self.id_of_item]
+        return [index for index in map(self.id_of_item.get, items) if index is not None]
 
-    def pad(self, rows):
-        """Rows of ids as one tensor, padded on the left."""
-        width, pad = max(map(len, rows)), self.model.config.pad_token_id
-        return torch.tensor([[pad] * (width - len(row)) + row for row in rows])
+
+def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, longest row) ids, padded on the left, and their attention mask.
+
+    Example:
+        >>> pad_left([[3, 4, 5], [6]], pad_token_id=0)
+        (tensor([[3, 4, 5],
+                [0, 0, 6]]), tensor([[1, 1, 1],
+                [0, 0, 1]]))
+    """
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    width = int(lengths.max())
+    real = np.arange(width) >= width - lengths[:, None]  # (rows, width)
+    padded = np.full(real.shape, pad_token_id, dtype=np.int64)
+    padded[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
+    return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
 
 
 def check_items(items, name: str):
@@ -126,12 +145,12 @@ def check_items(items, name: str):
     if isinstance(items, (str, dict)) or not isinstance(items, Iterable):
         raise TypeError(f"{name} must be a list of item ids, got {items!r} ({type(items).__name__})")
     items = list(items)
-    for item in items:
-        if not isinstance(item, str):
-            raise TypeError(f"item ids are strings, got {item!r} ({type(item).__name__})")
+    if not all(issubclass(kind, str) for kind in {*map(type, items)}):
+        wrong = next(item for item in items if not isinstance(item, str))
+        raise TypeError(f"item ids are strings, got {wrong!r} ({type(wrong).__name__})")
     if not items and name == "a history":
         raise ValueError("an empty list: a history needs at least one item id")
     return items
 
 
-__all__ = ["RecommendationPipeline"]
+__all__ = ["RecommendationPipeline", "pad_left"]
