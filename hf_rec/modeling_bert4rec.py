@@ -35,6 +35,8 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
 }
 
+FEW_STATES, LARGE_CATALOGUE, TABLE_BLOCKS = 4, 2**16, 16  # of `score_items`
+
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **_kwargs):
     """Softmax attention in plain torch; returns (batch, queries, heads, head_dim) and the attention weights."""
@@ -120,6 +122,26 @@ class Dropout(nn.Dropout):
         noise = bits.view(torch.int16)[: input.numel()].view(input.shape)
         kept = (noise >= threshold - 2**15).to(input.dtype)
         return input * kept.mul_(2**16 / (2**16 - threshold))
+
+
+def score_items(states: torch.Tensor, decoder: nn.Linear) -> torch.Tensor:
+    """(..., vocab_size) scores of (..., hidden_size) states: `decoder(states)`.
+
+    For a few states and a table that does not fit a CPU's cache, `torch.bmm` over blocks of the table is several times
+    faster than the product of a linear layer.
+    """
+    table = decoder.weight
+    if len(table) < LARGE_CATALOGUE or table.device.type != "cpu" or torch.compiler.is_compiling():
+        return decoder(states)
+    rows = states.shape[:-1].numel()
+    if torch.is_grad_enabled() or not 0 < rows <= FEW_STATES:
+        return decoder(states)
+    columns = states.reshape(rows, -1).t()  # (hidden_size, rows)
+    rest = len(table) % TABLE_BLOCKS
+    blocks = table[: len(table) - rest].view(TABLE_BLOCKS, -1, table.shape[1])
+    scores = torch.bmm(blocks, columns.expand(TABLE_BLOCKS, -1, -1)).flatten(0, 1)  # (vocab_size - rest, rows)
+    scores = torch.cat([scores, table[len(table) - rest :] @ columns])
+    return (scores.t() + decoder.bias).view(*states.shape[:-1], -1)
 
 
 class Bert4RecEmbeddings(nn.Module):
@@ -384,7 +406,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
                 hidden_states=outputs.hidden_states,
                 attentions=outputs.attentions,
             )
-        logits = self.decoder(states)
+        logits = score_items(states, self.decoder)
 
         loss = None
         if labels is not None:

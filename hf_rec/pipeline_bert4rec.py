@@ -32,14 +32,15 @@ class RecommendationPipeline(Pipeline):
 
     _load_tokenizer = True
 
-    def __init__(self, *args, batch_size: int = 128, **kwargs):
+    def __init__(self, *args, batch_size: int = 64, **kwargs):
         super().__init__(*args, batch_size=batch_size, **kwargs)
         if len(self.tokenizer) != self.model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they "
                 "do not belong together; load both from one folder"
             )
-        self.model.eval()
+        if isinstance(self.model, torch.nn.Module):
+            self.model.eval()
         vocabulary = self.tokenizer.get_vocab()
         self.item_of_id = {index: item for item, index in vocabulary.items()}
         special = set(self.model.config.special_token_ids)
@@ -100,12 +101,14 @@ class RecommendationPipeline(Pipeline):
         return {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
 
     def _forward(self, inputs, top_k=10, candidates=None):
+        return self.rank(self.model(**inputs, logits_to_keep=1).logits[:, 0], top_k, candidates)
+
+    def rank(self, scores, top_k, candidates):
         if candidates is not None:
             known = list(dict.fromkeys(self.known_ids(candidates)))
             if not known:
                 raise ValueError(f"none of the {len(candidates)} candidates is in the catalogue of the model")
             candidates = torch.tensor(known, device=self.device)
-        scores = self.model(**inputs, logits_to_keep=1).logits[:, 0]
         ids, scores = top_items(scores, top_k, candidates)
         return {"ids": ids, "scores": scores}
 

@@ -24,9 +24,13 @@ from .data import tokenize_splits
 from .hub import check_folder, model_card, push_recommender, save_recommender
 from .metrics import RankingMetrics
 from .modeling_bert4rec import Bert4RecForMaskedLM
+from .optimization import SparseRowAdamW
 from .tokenization_items import ItemTokenizer
 
 logger = logging.get_logger(__name__)
+
+# Items from which on a new model is trained with sampled negatives, and an item's row only in steps that read it.
+LARGE_CATALOGUE = 100_000
 
 
 @dataclass
@@ -40,7 +44,9 @@ class RecommendationTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(
         default=0, metadata={"help": "Histories per device and training step; 0 to choose by their length."}
     )
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "Histories per device in evaluation."})
+    per_device_eval_batch_size: int = field(
+        default=0, metadata={"help": "Histories per device in evaluation; 0 to choose by the size of the catalogue."}
+    )
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs; 6,000 steps by default."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
@@ -149,9 +155,12 @@ def train_recommender(
 
 
 def evaluate_recommender(
-    model_name_or_path: str, splits: DatasetDict, exclude_seen: bool = True, batch_size: int = 256
+    model_name_or_path: str, splits: DatasetDict, exclude_seen: bool = True, batch_size: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them."""
+    """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them.
+
+    A `batch_size` of 0 is chosen by the size of the catalogue.
+    """
     model, tokenizer = load_or_create(splits, model_name_or_path)
     tokenized = tokenize_splits(splits, tokenizer)
     collate = RecommendationCollator(tokenizer, exclude_seen=exclude_seen)
@@ -177,6 +186,9 @@ def ranking_trainer(
     metrics = RankingMetrics(
         item_counts(tokenized["train"], len(tokenizer)), num_special_tokens=len(tokenizer.all_special_ids)
     )
+    args.per_device_eval_batch_size = args.per_device_eval_batch_size or suitable_eval_batch_size(len(tokenizer))
+    rowwise = model.config.loss_type != "softmax" and len(tokenizer) >= LARGE_CATALOGUE
+    model.get_input_embeddings().sparse = rowwise
     trainer = Trainer(
         model=model,
         args=args,
@@ -187,8 +199,13 @@ def ranking_trainer(
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
         callbacks=[EarlyStoppingCallback(patience)] if patience and args.load_best_model_at_end else [],
+        optimizer_cls_and_kwargs=(SparseRowAdamW, adam_arguments(args)) if rowwise else None,
     )
     return trainer, metrics
+
+
+def adam_arguments(args: TrainingArguments) -> dict[str, Any]:
+    return {"lr": args.learning_rate, "betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
 
 
 def evaluate_baselines(
@@ -197,7 +214,12 @@ def evaluate_baselines(
     """Test metrics of popularity and of the last-item Markov baseline."""
     return {
         name: evaluate_scorer(
-            baseline(tokenized["train"], len(collate.tokenizer)), tokenized["test"], collate, metrics, description=name
+            baseline(tokenized["train"], len(collate.tokenizer)),
+            tokenized["test"],
+            collate,
+            metrics,
+            suitable_eval_batch_size(len(collate.tokenizer)),
+            description=name,
         )
         for name, baseline in (("popularity", popularity), ("last-item Markov", last_item_markov))
     }
@@ -206,7 +228,10 @@ def evaluate_baselines(
 def load_or_create(
     splits: DatasetDict, model_name_or_path: str | None, config: Mapping[str, Any] | None = None, max_length: int = 200
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
-    """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked."""
+    """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked.
+
+    A new model of a large catalogue is trained with "sampled_softmax", unless `config` says otherwise.
+    """
     if model_name_or_path:
         if config:
             raise ValueError(f"the sizes of {model_name_or_path} are fixed; do not give {sorted(config)}")
@@ -215,8 +240,9 @@ def load_or_create(
     items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
     targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]
     tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
+    config = {"loss_type": "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax"} | dict(config or {})
     return Bert4RecForMaskedLM(
-        Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=max_length, **(config or {}))
+        Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=max_length, **config)
     ), tokenizer
 
 
@@ -229,6 +255,16 @@ def suitable_batch_size(lengths: list[int], max_length: int) -> int:
     """
     mean = np.minimum(lengths, max_length).mean()
     return int(2 ** np.clip(np.round(np.log2(8192 / mean)), 5, 8))
+
+
+def suitable_eval_batch_size(vocab_size: int) -> int:
+    """Histories that are ranked together: up to 256, as long as their scores are no more than 2**26 (256 MB).
+
+    Example:
+        >>> suitable_eval_batch_size(3_419), suitable_eval_batch_size(1_000_003)
+        (256, 67)
+    """
+    return min(max(2**26 // vocab_size, 1), 256)
 
 
 def resumable_checkpoint(output_dir: Path) -> str | None:

@@ -17,7 +17,9 @@ class EvaluationArguments:
     """What is evaluated."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
-    batch_size: int = field(default=256, metadata={"help": "Histories that are computed together."})
+    batch_size: int = field(
+        default=0, metadata={"help": "Histories that are ranked together; 0 to choose by the size of the catalogue."}
+    )
     output_file: Path | None = field(default=None, metadata={"help": "Also write the metrics here, as JSON."})
 
 

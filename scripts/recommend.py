@@ -4,6 +4,7 @@
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
@@ -16,7 +17,7 @@ from hf_rec.data import build_sequences, read_table
 class RecommendArguments:
     """Whose histories are read, and what is recommended."""
 
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or folder of its export."})
     history: list[str] = field(default_factory=list, metadata={"help": "Item ids, oldest first."})
     file: str | None = field(default=None, metadata={"help": "Instead of --history: an interaction log."})
     user_column: str = field(default="user_id", metadata={"help": "Column of the user in the log."})
@@ -49,7 +50,12 @@ def main() -> None:
     else:
         users, histories = [None], [args.history]
 
-    recommend = pipeline("recommendation", model=args.model_name_or_path)
+    if (Path(args.model_name_or_path) / "export.json").is_file():
+        from hf_rec.export import OnnxRecommendationPipeline
+
+        recommend = OnnxRecommendationPipeline.from_pretrained(args.model_name_or_path)
+    else:
+        recommend = pipeline("recommendation", model=args.model_name_or_path)
     lists = recommend(
         (history for history in histories),
         top_k=args.top_k,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from hf_rec import Bert4RecConfig
 from hf_rec.arguments import DataArguments
 from hf_rec.hub import results_table
 from hf_rec.training import RecommendationTrainingArguments, train_recommender
@@ -26,6 +27,14 @@ class ModelArguments:
     num_attention_heads: int | None = field(default=None, metadata={"help": "Attention heads of a new model."})
     intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward width of a new model."})
     hidden_dropout_prob: float | None = field(default=None, metadata={"help": "Dropout of a new model."})
+    loss_type: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["softmax", "sampled_softmax", "gbce"],
+            "help": "What a new model minimises; sampled_softmax from 100,000 items on, softmax below.",
+        },
+    )
+    num_negatives: int | None = field(default=None, metadata={"help": "Negatives of a sampled loss in each step."})
     mask_probability: float = field(default=0.2, metadata={"help": "Chance of a training item to be masked."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "Share of the training histories of which the last item alone is masked."}
@@ -35,10 +44,10 @@ class ModelArguments:
     )
 
     @property
-    def config(self) -> dict[str, int | float]:
+    def config(self) -> dict[str, int | float | str]:
         """Fields of a new model's configuration that were given."""
-        names = ["hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_dropout_prob"]
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return {name: given[name] for name in given if name in Bert4RecConfig.__dataclass_fields__}
 
 
 def main() -> None:

@@ -6,14 +6,21 @@ from pathlib import Path
 import hf_rec
 
 LEVELS = [
-    {"columns", "configuration_bert4rec", "loss_bert4rec", "ranking_bert4rec", "shop"},
+    {"columns", "configuration_bert4rec", "loss_bert4rec", "optimization", "ranking_bert4rec", "shop"},
     {"tokenization_items", "metrics", "pipeline_bert4rec"},
     {"modeling_bert4rec", "collator", "data"},
-    {"baselines", "hub", "arguments"},
+    {"baselines", "hub", "arguments", "export"},
     {"training"},
     {"__init__"},
 ]
-TRAVELS = {"configuration_bert4rec", "loss_bert4rec", "ranking_bert4rec", "modeling_bert4rec", "pipeline_bert4rec"}
+TRAVELS = {
+    "configuration_bert4rec",
+    "loss_bert4rec",
+    "optimization",
+    "ranking_bert4rec",
+    "modeling_bert4rec",
+    "pipeline_bert4rec",
+}
 FILES = {path.stem: ast.parse(path.read_text()) for path in Path(hf_rec.__file__).parent.glob("*.py")}
 
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForMaskedLM, Trainer, TrainingArguments
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecModel, RecommendationCollator
-from hf_rec.modeling_bert4rec import Dropout, rotary_embeddings, rotate
+from hf_rec.modeling_bert4rec import LARGE_CATALOGUE, Dropout, rotary_embeddings, rotate, score_items
 
 PAD, MASK = 0, 2
 
@@ -167,6 +167,16 @@ def test_gradient_accumulation_changes_nothing(model, tokenizer, tmp_path):
     assert moved > 1
     for one, other in zip(once, twice, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 3), (5, 1), (0, 1)])
+@pytest.mark.parametrize("vocab_size", [LARGE_CATALOGUE, LARGE_CATALOGUE + 13])
+@torch.no_grad()
+def test_a_few_states_are_scored_as_many_are(shape, vocab_size):
+    torch.manual_seed(0)
+    decoder, states = torch.nn.Linear(6, vocab_size), torch.randn(*shape, 6)
+    expected = torch.einsum("abh,vh->abv", states.double(), decoder.weight.double()) + decoder.bias
+    torch.testing.assert_close(score_items(states, decoder), expected.float(), atol=1e-5, rtol=0)
 
 
 def test_banned_and_special_ids_have_no_score(model):
