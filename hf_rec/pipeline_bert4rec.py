@@ -1,10 +1,10 @@
 """`pipeline("recommendation")`: raw item ids in, a ranked list of item ids out."""
 
+from array import array
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
 from operator import itemgetter
 
-import numpy as np
 import torch
 from transformers import Pipeline
 
@@ -135,12 +135,11 @@ def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Te
                 [0, 0, 6]]), tensor([[1, 1, 1],
                 [0, 0, 1]]))
     """
-    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    lengths = torch.tensor([len(row) for row in rows])
     width = int(lengths.max())
-    real = np.arange(width) >= width - lengths[:, None]  # (rows, width)
-    padded = np.full(real.shape, pad_token_id, dtype=np.int64)
-    padded[real] = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=int(lengths.sum()))
-    return torch.from_numpy(padded), torch.from_numpy(real.astype(np.int64))
+    real = torch.arange(width) >= width - lengths.unsqueeze(1)  # (rows, width)
+    ids = torch.frombuffer(array("q", [*chain.from_iterable(rows), pad_token_id]), dtype=torch.long)  # never empty
+    return torch.full(real.shape, pad_token_id).masked_scatter_(real, ids), real.long()
 
 
 def check_items(items, name: str):

@@ -54,10 +54,10 @@ def test_what_travels_to_the_hub_needs_nothing_but_stock_packages():
             "torch",
             "transformers",
             "huggingface_hub",
+            "array",
             "collections",
             "itertools",
             "math",
-            "numpy",
             "operator",
             "typing",
         }, name
