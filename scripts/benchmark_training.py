@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Training speed and peak memory of a recommender beside a plain `BertForMaskedLM`, both by the stock Trainer.
+"""Training speed and peak memory beside a plain `BertForMaskedLM` with the stock Trainer and beside other libraries.
 
-Each run is a process of its own: histories are cut to `--max_length`, some steps warm up, the others
-are timed. The two take turns; medians and their ratio are printed. The plain model is what a Transformers user would
-write by hand: the same sizes and dropout, padded batches, scores at every position.
+Each run is a process of its own: histories are cut to `--max_length`, some steps warm up, the others are timed. The
+models take turns; medians and their ratios are printed. The plain model is what a Transformers user would write by
+hand: the same sizes and dropout, padded batches, scores at every position. The other libraries are measured where they
+are installed: see `requirements-peers.txt` and `peers.py`.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from peers import PEERS, missing
+from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainerCallback
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer, RecommendationCollator
@@ -53,6 +56,17 @@ class PaddedCollator(DataCollatorForLanguageModeling):
 def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
     """Train for some steps in this process."""
     sequences = build_sequences(options.train_file)
+    if kind in PEERS:
+        histories = leave_one_out(sequences)["train"]["item_ids"][:]
+        speed = PEERS[kind](
+            histories,
+            max_length=options.max_length,
+            batch_size=options.batch_size,
+            steps=options.plain_steps,
+            warmup_steps=options.warmup_steps,
+            seed=options.seed,
+        )
+        return speed | {"peak_memory_gb": peak_memory_gb()}
     tokenizer = ItemTokenizer.from_items(sequences["item_ids"], max_length=options.max_length)
     train = tokenize_splits(leave_one_out(sequences), tokenizer)["train"]
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": options.max_length, **SIZES}
@@ -79,8 +93,12 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
     seconds = clock.ends[-1] - clock.ends[options.warmup_steps - 1]
     return {
         "sequences_per_second": steps * options.batch_size / seconds,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gb": peak_memory_gb(),
     }
+
+
+def peak_memory_gb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def main() -> None:
@@ -89,11 +107,11 @@ def main() -> None:
     parser.add_argument("--max_length", type=int, default=200, help="positions of the input")
     parser.add_argument("--batch_size", type=int, default=128, help="histories in a step")
     parser.add_argument("--hf_rec_steps", type=int, default=60, help="timed steps of this package's model")
-    parser.add_argument("--plain_steps", type=int, default=10, help="timed steps of the plain model")
+    parser.add_argument("--plain_steps", type=int, default=10, help="timed steps of the others")
     parser.add_argument("--warmup_steps", type=int, default=5, help="steps before the clock starts")
     parser.add_argument("--runs", type=int, default=3, help="runs of each")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["hf_rec", "plain"], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=["hf_rec", "plain", *PEERS], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         print(json.dumps(run(options.only, options)))
@@ -106,21 +124,24 @@ def main() -> None:
         f"seed {options.seed}, medians of {options.runs} runs\n"
     )
     runs = {"plain": [], "hf_rec": []}
-    for _ in range(options.runs):
+    for peer in PEERS:
+        if reason := missing(peer):
+            print(reason, file=sys.stderr)
+        else:
+            runs[peer] = []
+    for _ in tqdm(range(options.runs)):
         for kind, results in runs.items():
             command = [sys.executable, __file__, *sys.argv[1:], "--only", kind]
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             results.append(json.loads(output.splitlines()[-1]))
-    medians = {
-        kind: {measure: statistics.median(result[measure] for result in results) for measure in results[0]}
-        for kind, results in runs.items()
-    }
-    print("| | sequences/s | peak memory, GB |\n|---|---:|---:|")
-    for kind, name in (("plain", "BertForMaskedLM + Trainer"), ("hf_rec", "hf_rec + Trainer")):
-        print(f"| {name} | {medians[kind]['sequences_per_second']:.0f} | {medians[kind]['peak_memory_gb']:.2f} |")
-    faster = medians["hf_rec"]["sequences_per_second"] / medians["plain"]["sequences_per_second"]
-    smaller = medians["hf_rec"]["peak_memory_gb"] / medians["plain"]["peak_memory_gb"]
-    print(f"| ratio | {faster:.1f} | {smaller:.2f} |")
+    speed, memory = (
+        {kind: statistics.median(result[measure] for result in results) for kind, results in runs.items()}
+        for measure in ("sequences_per_second", "peak_memory_gb")
+    )
+    print("| | sequences/s | hf_rec is faster by | peak memory, GB |\n|---|---:|---:|---:|")
+    for kind in runs:
+        name = {"plain": "BertForMaskedLM + Trainer", "hf_rec": "hf_rec + Trainer"}.get(kind, kind)
+        print(f"| {name} | {speed[kind]:.0f} | {speed['hf_rec'] / speed[kind]:.1f} | {memory[kind]:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+#!/usr/bin/env python
+"""Speed of evaluation and of recommendation with a saved recommender, through PyTorch, ONNX and 8-bit ONNX.
+
+Every path recommends through the interface of the pipeline, from raw ids to raw ids, to all users of the test split:
+NDCG@10 of these lists says what a path costs in quality. The time of one user is that of a call with one history.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import pipeline
+
+import hf_rec
+from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
+from hf_rec.export import OnnxRecommendationPipeline, export_recommender
+from hf_rec.hub import save_recommender
+from hf_rec.training import RecommendationTrainingArguments, load_or_create, ranking_trainer
+
+FIRST = """
+import time
+start = time.perf_counter()
+import hf_rec
+from transformers import pipeline
+imported = time.perf_counter()
+pipeline("recommendation", model={folder!r})({history!r})
+print(imported - start, time.perf_counter() - start)
+"""
+
+
+def seconds_of(function, *args, **kwargs) -> float:
+    start = time.perf_counter()
+    function(*args, **kwargs)
+    return time.perf_counter() - start
+
+
+def ndcg(lists: list[list[dict]], targets: list[str]) -> float:
+    """NDCG@10 of lists of ten."""
+    gains = [
+        sum(1 / np.log2(2 + place) for place, entry in enumerate(ranked) if entry["item_id"] == target)
+        for ranked, target in zip(lists, targets, strict=True)
+    ]
+    return float(np.mean(gains))
+
+
+def measure(name: str, recommend, histories, targets, options: argparse.Namespace) -> None:
+    """Print a row of the table."""
+    lists = recommend(histories, top_k=10)
+    speed = statistics.median(len(histories) / seconds_of(recommend, histories, top_k=10) for _ in range(options.runs))
+    single = sorted(1000 * seconds_of(recommend, history, top_k=10) for history in histories[: options.calls])
+    p50, p95 = single[len(single) // 2], single[len(single) * 95 // 100]
+    print(f"| {name} | {speed:,.0f} | {p50:.2f} | {p95:.2f} | {ndcg(lists, targets):.4f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
+    parser.add_argument("--model_name_or_path", help="a saved recommender; a random one by default")
+    parser.add_argument("--max_length", type=int, default=200, help="positions of a random model's input")
+    parser.add_argument("--calls", type=int, default=1000, help="calls with one history")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each, of which the median counts")
+    options = parser.parse_args()
+    torch.manual_seed(0)
+    splits = leave_one_out(build_sequences(options.train_file))
+    model, tokenizer = load_or_create(splits, options.model_name_or_path, max_length=options.max_length)
+    tokenized = tokenize_splits(splits, tokenizer)
+    histories, targets = splits["test"]["item_ids"][:], splits["test"]["target_id"][:]
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "hf_rec"))
+        + f"; {options.train_file.parent.name}, {len(histories):,} users, {len(tokenizer):,} tokens, float32, medians "
+        f"of {options.runs} runs\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        saved, exported, quantized = (Path(folder) / name for name in ("saved", "exported", "quantized"))
+        save_recommender(saved, model, tokenizer)
+        export_recommender(saved, exported)
+        export_recommender(saved, quantized, quantize=True)
+
+        print("| path | users/s, top 10 | one user, p50 ms | p95 ms | NDCG@10 |\n|---|---:|---:|---:|---:|")
+        measure("PyTorch", pipeline("recommendation", model=saved), histories, targets, options)
+        threads = {"intra_op_num_threads": torch.get_num_threads()}
+        for name, path in (("ONNX", exported), ("ONNX, 8-bit", quantized)):
+            measure(name, OnnxRecommendationPipeline.from_pretrained(path, **threads), histories, targets, options)
+
+        args = RecommendationTrainingArguments(Path(folder) / "scratch", disable_tqdm=True)
+        trainer, _ = ranking_trainer(model, tokenized, hf_rec.RecommendationCollator(tokenizer), args)
+        evaluations = [seconds_of(trainer.evaluate, tokenized["test"]) for _ in range(options.runs)]
+        code = FIRST.format(folder=str(saved), history=histories[0])
+        starts = [
+            [float(part) for part in subprocess.check_output([sys.executable, "-c", code], text=True).split()]
+            for _ in range(options.runs)
+        ]
+        imported, first = (statistics.median(times) for times in zip(*starts, strict=True))
+    print(f"\nEvaluation, all metrics: {statistics.median(evaluations):.2f} s")
+    print(f"New process: imported after {imported:.1f} s, first recommendation after {first:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
