@@ -1,0 +1,132 @@
+#!/usr/bin/env python
+"""Time and memory of a training step against sequence length, catalogue, batch and cores, on random histories.
+
+Each row is a process of its own: some steps of the model, its loss and its optimiser warm up, the median of the others
+counts; then one user's exact top 10 is timed. From 100,000 items on, sampled losses update only the rows of the items
+that a step reads, as in `scripts/train.py`. `--plot` draws the tables.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+
+from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_rec.optimization import SparseRowAdamW
+from hf_rec.ranking_bert4rec import top_items
+from hf_rec.training import LARGE_CATALOGUE
+
+BASE = {"length": 200, "items": 3_416, "batch": 128, "threads": 2, "hidden": 64, "loss": "softmax"}
+LARGE = {"length": 50, "hidden": 128}
+TABLES = {
+    "length": [BASE | {"length": length} for length in (50, 100, 200, 500, 1000)],
+    "batch": [BASE | {"batch": batch} for batch in (32, 128, 512)],
+    "threads": [BASE | {"threads": threads} for threads in (1, 2)],
+    "items": [
+        BASE | LARGE | {"items": items, "loss": loss}
+        for items in (1_000, 10_000, 100_000, 1_000_000)
+        for loss in ("softmax", "sampled_softmax")
+    ],
+}
+
+
+def run(shape: dict, options: argparse.Namespace) -> dict[str, float]:
+    """Measure one shape in this process."""
+    torch.set_num_threads(shape["threads"])
+    torch.manual_seed(options.seed)
+    config = Bert4RecConfig(
+        vocab_size=shape["items"] + 3,
+        hidden_size=shape["hidden"],
+        intermediate_size=4 * shape["hidden"],
+        max_position_embeddings=shape["length"],
+        loss_type=shape["loss"],
+    )
+    model = Bert4RecForMaskedLM(config).train()
+    rowwise = shape["loss"] != "softmax" and config.vocab_size >= LARGE_CATALOGUE
+    model.get_input_embeddings().sparse = rowwise
+    optimizer = (SparseRowAdamW if rowwise else torch.optim.AdamW)(model.parameters(), lr=1e-3)
+
+    def step() -> float:
+        start = time.perf_counter()
+        items = torch.randint(3, config.vocab_size, (shape["batch"], shape["length"]))
+        masked = torch.rand(items.shape) < 0.2
+        inputs = items.masked_fill(masked, config.mask_token_id)
+        model(inputs, labels=items.masked_fill(~masked, -100)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    step()
+    seconds = statistics.median(step() for _ in range(options.steps))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    model.eval()
+    history = torch.randint(3, config.vocab_size, (1, shape["length"]))
+
+    @torch.inference_mode()
+    def recommend() -> float:
+        start = time.perf_counter()
+        top_items(model(history, banned_ids=history, logits_to_keep=1).logits[:, 0], 10)
+        return time.perf_counter() - start
+
+    top = statistics.median(recommend() for _ in range(20))
+    return {"step_ms": 1000 * seconds, "memory_gb": memory, "one_user_ms": 1000 * top}
+
+
+def plot(results: dict[str, list[tuple[dict, dict]]], path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    panels = figure.subplots(2, len(results), sharex="col")
+    for column, (axis, rows) in enumerate(results.items()):
+        for row, measure in enumerate(("step_ms", "memory_gb")):
+            axes = panels[row][column]
+            for loss in dict.fromkeys(shape["loss"] for shape, _ in rows):
+                points = [(shape[axis], measured[measure]) for shape, measured in rows if shape["loss"] == loss]
+                axes.loglog(*zip(*points, strict=True), marker=".", label=loss)
+            axes.set_ylabel({"step_ms": "step, ms", "memory_gb": "peak memory, GB"}[measure])
+        panels[1][column].set_xlabel(axis)
+    panels[0][-1].legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--axes", nargs="+", choices=TABLES, default=list(TABLES), help="what is varied")
+    parser.add_argument("--steps", type=int, default=3, help="timed steps of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--plot", type=Path, help="PNG file for the plots")
+    parser.add_argument("--only", type=json.loads, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.only:
+        print(json.dumps(run(options.only, options)))
+        return
+
+    print(f"{platform.machine()}, {os.cpu_count()} cores, torch {version('torch')}, hf_rec {version('hf_rec')}")
+    results = {axis: [] for axis in options.axes}
+    shapes = [(axis, shape) for axis, table in TABLES.items() if axis in results for shape in table]
+    for axis, shape in tqdm(shapes):
+        command = [sys.executable, __file__, "--steps", str(options.steps), "--only", json.dumps(shape)]
+        results[axis].append((shape, json.loads(subprocess.check_output(command, text=True))))
+    for axis, rows in results.items():
+        fixed = ", ".join(f"{name} {value}" for name, value in rows[0][0].items() if name not in (axis, "loss"))
+        print(f"\n{fixed}\n\n| {axis} | loss | step, ms | peak memory, GB | one user's top 10, ms |")
+        print("|---:|---|---:|---:|---:|")
+        for shape, measured in rows:
+            step, memory, top = (measured[name] for name in ("step_ms", "memory_gb", "one_user_ms"))
+            print(f"| {shape[axis]:,} | {shape['loss']} | {step:,.1f} | {memory:.2f} | {top:.2f} |")
+    if options.plot:
+        plot(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()
