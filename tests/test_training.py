@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_rec import Bert4RecConfig
+from hf_rec import Bert4RecConfig, training
 from hf_rec.data import build_sequences, leave_one_out
+from hf_rec.optimization import SparseRowAdamW
 from hf_rec.shop import shop_log
 from hf_rec.training import RecommendationTrainingArguments, evaluate_recommender, train_recommender
 
@@ -68,6 +69,30 @@ def test_a_run_leaves_a_model_its_card_and_its_results(splits, tmp_path):
     assert list(again) == list(results)
     for metric in ("ndcg@10", "hr@10", "mrr", "coverage@10"):
         assert [row[metric] for row in again.values()] == pytest.approx([row[metric] for row in results.values()])
+
+
+def test_a_large_catalogue_is_trained_with_sampled_negatives_and_row_updates(splits, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "LARGE_CATALOGUE", 50)
+    updated = []
+    update = SparseRowAdamW.update_rows
+    monkeypatch.setattr(
+        SparseRowAdamW,
+        "update_rows",
+        lambda self, parameter, gradient, group: (
+            updated.append(len(gradient.values())) or update(self, parameter, gradient, group)
+        ),
+    )
+    small = SMALL | {"config": SMALL["config"] | {"num_negatives": 4}}
+    results = train_recommender(splits, arguments(tmp_path / "sampled", num_train_epochs=20), **small)
+    config = Bert4RecConfig.from_pretrained(tmp_path / "sampled")
+    assert (config.loss_type, config.num_negatives) == ("sampled_softmax", 4)
+    assert len(updated) == 100 and max(updated) <= config.vocab_size
+    assert results["sampled"]["ndcg@10"] > results["popularity"]["ndcg@10"]
+
+    config = SMALL["config"] | {"loss_type": "softmax"}
+    train_recommender(splits, arguments(tmp_path / "full", num_train_epochs=1), max_length=16, config=config)
+    assert len(updated) == 100
+    assert Bert4RecConfig.from_pretrained(tmp_path / "full").loss_type == "softmax"
 
 
 def test_training_learns_what_the_baselines_cannot(tmp_path):
