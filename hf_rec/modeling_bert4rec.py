@@ -35,7 +35,7 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
 }
 
-FEW_STATES, LARGE_CATALOGUE, TABLE_BLOCKS = 4, 2**16, 16  # of `score_items`
+FEW_STATES, LARGE_TABLE, TABLE_BLOCKS = 4, 2**16, 16  # of `score_items`
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **_kwargs):
@@ -131,7 +131,7 @@ def score_items(states: torch.Tensor, decoder: nn.Linear) -> torch.Tensor:
     faster than the product of a linear layer.
     """
     table = decoder.weight
-    if len(table) < LARGE_CATALOGUE or table.device.type != "cpu" or torch.compiler.is_compiling():
+    if len(table) < LARGE_TABLE or table.device.type != "cpu" or torch.compiler.is_compiling():
         return decoder(states)
     rows = states.shape[:-1].numel()
     if torch.is_grad_enabled() or not 0 < rows <= FEW_STATES:

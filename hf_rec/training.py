@@ -187,7 +187,7 @@ def ranking_trainer(
         item_counts(tokenized["train"], len(tokenizer)), num_special_tokens=len(tokenizer.all_special_ids)
     )
     args.per_device_eval_batch_size = args.per_device_eval_batch_size or suitable_eval_batch_size(len(tokenizer))
-    rowwise = model.config.loss_type != "softmax" and len(tokenizer) >= LARGE_CATALOGUE
+    rowwise = updates_rows(model.config)
     model.get_input_embeddings().sparse = rowwise
     trainer = Trainer(
         model=model,
@@ -202,6 +202,11 @@ def ranking_trainer(
         optimizer_cls_and_kwargs=(SparseRowAdamW, adam_arguments(args)) if rowwise else None,
     )
     return trainer, metrics
+
+
+def updates_rows(config: Bert4RecConfig) -> bool:
+    """Whether a training step updates only the rows of the item table that it reads."""
+    return config.loss_type != "softmax" and config.vocab_size >= LARGE_CATALOGUE
 
 
 def adam_arguments(args: TrainingArguments) -> dict[str, Any]:

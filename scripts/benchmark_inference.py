@@ -21,6 +21,7 @@ import torch
 from transformers import pipeline
 
 import hf_rec
+from hf_rec import metrics
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.export import OnnxRecommendationPipeline, export_recommender
 from hf_rec.hub import save_recommender
@@ -45,11 +46,11 @@ def seconds_of(function, *args, **kwargs) -> float:
 
 def ndcg(lists: list[list[dict]], targets: list[str]) -> float:
     """NDCG@10 of lists of ten."""
-    gains = [
-        sum(1 / np.log2(2 + place) for place, entry in enumerate(ranked) if entry["item_id"] == target)
-        for ranked, target in zip(lists, targets, strict=True)
+    items = ([entry["item_id"] for entry in ranked] for ranked in lists)
+    ranks = [
+        1 + ranked.index(target) if target in ranked else 11 for ranked, target in zip(items, targets, strict=True)
     ]
-    return float(np.mean(gains))
+    return metrics.ndcg(np.array(ranks), 10)
 
 
 def measure(name: str, recommend, histories, targets, options: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM
 from hf_rec.optimization import SparseRowAdamW
 from hf_rec.ranking_bert4rec import top_items
-from hf_rec.training import LARGE_CATALOGUE
+from hf_rec.training import updates_rows
 
 BASE = {"length": 200, "items": 3_416, "batch": 128, "threads": 2, "hidden": 64, "loss": "softmax"}
 LARGE = {"length": 50, "hidden": 128}
@@ -52,7 +52,7 @@ def run(shape: dict, options: argparse.Namespace) -> dict[str, float]:
         loss_type=shape["loss"],
     )
     model = Bert4RecForMaskedLM(config).train()
-    rowwise = shape["loss"] != "softmax" and config.vocab_size >= LARGE_CATALOGUE
+    rowwise = updates_rows(config)
     model.get_input_embeddings().sparse = rowwise
     optimizer = (SparseRowAdamW if rowwise else torch.optim.AdamW)(model.parameters(), lr=1e-3)
 

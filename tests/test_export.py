@@ -86,7 +86,7 @@ def test_quantized_weights_are_smaller_and_rank_alike(tmp_path):
     export_recommender(tmp_path / "saved", tmp_path / "quantized", quantize=True)
     sizes = [(tmp_path / name / "model.onnx.data").stat().st_size for name in ("exported", "quantized")]
     assert sizes[1] < 0.4 * sizes[0]
-    histories = [[str(item) for item in torch.randint(3000, (7,)).tolist()] for _ in range(50)]
+    histories = torch.randint(3000, (50, 7)).numpy().astype(str).tolist()
     lists = [
         [
             {entry["item_id"] for entry in ranked}

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from transformers import AutoModel, AutoModelForMaskedLM, Trainer, TrainingArguments
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecModel, RecommendationCollator
-from hf_rec.modeling_bert4rec import LARGE_CATALOGUE, Dropout, rotary_embeddings, rotate, score_items
+from hf_rec.modeling_bert4rec import LARGE_TABLE, Dropout, rotary_embeddings, rotate, score_items
 
 PAD, MASK = 0, 2
 
@@ -170,7 +170,7 @@ def test_gradient_accumulation_changes_nothing(model, tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 3), (5, 1), (0, 1)])
-@pytest.mark.parametrize("vocab_size", [LARGE_CATALOGUE, LARGE_CATALOGUE + 13])
+@pytest.mark.parametrize("vocab_size", [LARGE_TABLE, LARGE_TABLE + 13])
 @torch.no_grad()
 def test_a_few_states_are_scored_as_many_are(shape, vocab_size):
     torch.manual_seed(0)
