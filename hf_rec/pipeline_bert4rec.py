@@ -123,7 +123,8 @@ class RecommendationPipeline(Pipeline):
         ]
 
     def known_ids(self, items):
-        return [index for index in map(self.id_of_item.get, items) if index is not None]
+        ids = list(map(self.id_of_item.get, items))
+        return ids if None not in ids else [index for index in ids if index is not None]
 
 
 def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:

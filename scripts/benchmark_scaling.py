@@ -2,8 +2,9 @@
 """Time and memory of a training step against sequence length, catalogue, batch and cores, on random histories.
 
 Each row is a process of its own: some steps of the model, its loss and its optimiser warm up, the median of the others
-counts; then one user's exact top 10 is timed. From 100,000 items on, sampled losses update only the rows of the items
-that a step reads, as in `scripts/train.py`. `--plot` draws the tables.
+counts; then the exact top 10 of one user is timed, and the evaluation of others with all metrics, in the batches that
+`scripts/train.py` takes. Memory is the peak of the process. From 100,000 items on, sampled losses update only the rows
+of the items that a step reads, as in `scripts/train.py`. `--plot` draws the tables.
 """
 
 import argparse
@@ -20,13 +21,16 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+from transformers import EvalPrediction
 
-from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM
+from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, RankingMetrics
 from hf_rec.optimization import SparseRowAdamW
 from hf_rec.ranking_bert4rec import top_items
-from hf_rec.training import updates_rows
+from hf_rec.training import suitable_eval_batch_size, updates_rows
 
 BASE = {"length": 200, "items": 3_416, "batch": 128, "threads": 2, "hidden": 64, "loss": "softmax"}
+WARMUP_STEPS = 3  # the first also touch the memory of the optimiser
+MEASURES = {"step_ms": "step, ms", "memory_gb": "peak memory, GB"}  # that are plotted
 LARGE = {"length": 50, "hidden": 128}
 TABLES = {
     "length": [BASE | {"length": length} for length in (50, 100, 200, 500, 1000)],
@@ -66,9 +70,9 @@ def run(shape: dict, options: argparse.Namespace) -> dict[str, float]:
         optimizer.zero_grad()
         return time.perf_counter() - start
 
-    step()
+    for _ in range(WARMUP_STEPS):
+        step()
     seconds = statistics.median(step() for _ in range(options.steps))
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     model.eval()
     history = torch.randint(3, config.vocab_size, (1, shape["length"]))
 
@@ -78,31 +82,51 @@ def run(shape: dict, options: argparse.Namespace) -> dict[str, float]:
         top_items(model(history, banned_ids=history, logits_to_keep=1).logits[:, 0], 10)
         return time.perf_counter() - start
 
-    top = statistics.median(recommend() for _ in range(20))
-    return {"step_ms": 1000 * seconds, "memory_gb": memory, "one_user_ms": 1000 * top}
+    metrics = RankingMetrics(torch.ones(config.vocab_size).numpy())
+    histories = torch.randint(3, config.vocab_size, (suitable_eval_batch_size(config.vocab_size), shape["length"]))
+
+    @torch.inference_mode()
+    def evaluate() -> float:
+        start = time.perf_counter()
+        targets = torch.full_like(histories, -100)
+        targets[:, -1] = histories[:, 0]
+        scores = model(histories, banned_ids=histories[:, 1:], labels=targets).logits
+        metrics.compute(EvalPrediction(metrics.preprocess(scores, targets).numpy(), None))
+        return time.perf_counter() - start
+
+    return {
+        "step_ms": 1000 * seconds,
+        "one_user_ms": 1000 * statistics.median(recommend() for _ in range(20)),
+        "evaluated_per_second": len(histories) / statistics.median(evaluate() for _ in range(3)),
+        "memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
 
 
 def plot(results: dict[str, list[tuple[dict, dict]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    panels = figure.subplots(2, len(results), sharex="col")
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    panels = figure.subplots(2, len(results), sharex="col", sharey="row", squeeze=False)
     for column, (axis, rows) in enumerate(results.items()):
-        for row, measure in enumerate(("step_ms", "memory_gb")):
-            axes = panels[row][column]
+        values = list(dict.fromkeys(shape[axis] for shape, _ in rows))
+        for axes, (measure, label) in zip(panels[:, column], MEASURES.items(), strict=True):
             for loss in dict.fromkeys(shape["loss"] for shape, _ in rows):
                 points = [(shape[axis], measured[measure]) for shape, measured in rows if shape["loss"] == loss]
                 axes.loglog(*zip(*points, strict=True), marker=".", label=loss)
-            axes.set_ylabel({"step_ms": "step, ms", "memory_gb": "peak memory, GB"}[measure])
-        panels[1][column].set_xlabel(axis)
-    panels[0][-1].legend()
+            axes.set_xticks(values, [f"{value:,}" for value in values], minor=False)
+            axes.set_xticks([], minor=True)
+            axes.grid(alpha=0.3)
+            if column == 0:
+                axes.set_ylabel(label)
+        panels[1, column].set_xlabel(axis)
+    panels[0, -1].legend()
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--axes", nargs="+", choices=TABLES, default=list(TABLES), help="what is varied")
-    parser.add_argument("--steps", type=int, default=3, help="timed steps of each")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="PNG file for the plots")
     parser.add_argument("--only", type=json.loads, help=argparse.SUPPRESS)
@@ -119,11 +143,14 @@ def main() -> None:
         results[axis].append((shape, json.loads(subprocess.check_output(command, text=True))))
     for axis, rows in results.items():
         fixed = ", ".join(f"{name} {value}" for name, value in rows[0][0].items() if name not in (axis, "loss"))
-        print(f"\n{fixed}\n\n| {axis} | loss | step, ms | peak memory, GB | one user's top 10, ms |")
-        print("|---:|---|---:|---:|---:|")
+        print(f"\n{fixed}\n")
+        print(f"| {axis} | loss | step, ms | one user's top 10, ms | evaluation, users/s | peak memory, GB |")
+        print("|---:|---|---:|---:|---:|---:|")
         for shape, measured in rows:
-            step, memory, top = (measured[name] for name in ("step_ms", "memory_gb", "one_user_ms"))
-            print(f"| {shape[axis]:,} | {shape['loss']} | {step:,.1f} | {memory:.2f} | {top:.2f} |")
+            print(
+                f"| {shape[axis]:,} | {shape['loss']} | {measured['step_ms']:,.0f} | {measured['one_user_ms']:.2f} | "
+                f"{measured['evaluated_per_second']:,.0f} | {measured['memory_gb']:.2f} |"
+            )
     if options.plot:
         plot(results, options.plot)
 

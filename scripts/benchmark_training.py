@@ -53,6 +53,14 @@ class PaddedCollator(DataCollatorForLanguageModeling):
         return super().__call__([{"input_ids": feature["input_ids"][-length:]} for feature in features])
 
 
+def new_model(kind: str, tokenizer: ItemTokenizer):
+    """The plain model or that of this package, of the same sizes."""
+    sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    if kind == "hf_rec":
+        return Bert4RecForMaskedLM(Bert4RecConfig(**sizes, hidden_dropout_prob=0.2))
+    return BertForMaskedLM(BertConfig(**sizes, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2))
+
+
 def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
     """Train for some steps in this process."""
     sequences = build_sequences(options.train_file)
@@ -69,12 +77,9 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
         return speed | {"peak_memory_gb": peak_memory_gb()}
     tokenizer = ItemTokenizer.from_items(sequences["item_ids"], max_length=options.max_length)
     train = tokenize_splits(leave_one_out(sequences), tokenizer)["train"]
-    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": options.max_length, **SIZES}
     if kind == "hf_rec":
-        model = Bert4RecForMaskedLM(Bert4RecConfig(**sizes, hidden_dropout_prob=0.2))
         collator, strategy = RecommendationCollator(tokenizer), "group_by_length"
     else:
-        model = BertForMaskedLM(BertConfig(**sizes, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2))
         collator, strategy = PaddedCollator(tokenizer), "random"
     clock, steps = Clock(), options.hf_rec_steps if kind == "hf_rec" else options.plain_steps
     with tempfile.TemporaryDirectory() as folder:
@@ -83,13 +88,16 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             per_device_train_batch_size=options.batch_size,
             max_steps=steps + options.warmup_steps,
             train_sampling_strategy=strategy,
+            dataloader_drop_last=True,  # every step counts as a whole batch
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
             disable_tqdm=True,
             seed=options.seed,
         )
-        Trainer(model, args, train_dataset=train, data_collator=collator, callbacks=[clock]).train()
+        Trainer(
+            new_model(kind, tokenizer), args, train_dataset=train, data_collator=collator, callbacks=[clock]
+        ).train()
     seconds = clock.ends[-1] - clock.ends[options.warmup_steps - 1]
     return {
         "sequences_per_second": steps * options.batch_size / seconds,
