@@ -30,6 +30,7 @@ class Bert4RecConfig(PreTrainedConfig):
         pad_token_id: Token that fills a batch; never attended, never recommended.
         unk_token_id: Token of an item that is not in the catalogue; never recommended.
         mask_token_id: Token that asks for an item; never recommended.
+        is_decoder: A position reads only itself and the items before it, as [`Bert4RecForCausalLM`] needs.
         tie_word_embeddings: Score items with the embeddings that read them.
         loss_type: What training minimises: "softmax", the cross entropy over the whole catalogue; "sampled_softmax",
             that over sampled negatives, for large catalogues; or "gbce", the generalised binary cross entropy
@@ -64,6 +65,8 @@ class Bert4RecConfig(PreTrainedConfig):
     pad_token_id: int = 0
     unk_token_id: int = 1
     mask_token_id: int = 2
+    is_decoder: bool = False
+    use_cache: bool = True
     tie_word_embeddings: bool = True
     loss_type: str = "softmax"
     num_negatives: int = 1024
@@ -79,7 +82,7 @@ class Bert4RecConfig(PreTrainedConfig):
         self.custom_pipelines = {
             "recommendation": {
                 "impl": "pipeline_bert4rec.RecommendationPipeline",
-                "pt": ["AutoModelForMaskedLM"],
+                "pt": ["AutoModelForCausalLM" if self.is_decoder else "AutoModelForMaskedLM"],
                 "type": "text",
             }
         }

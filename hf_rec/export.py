@@ -13,7 +13,8 @@ from transformers.exporters import (
     OnnxRuntimeQuantizer,
 )
 
-from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecPreTrainedModel
+from .configuration_bert4rec import Bert4RecConfig
+from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecPreTrainedModel, recommender_class
 from .pipeline_bert4rec import RecommendationPipeline
 from .ranking_bert4rec import top_items
 from .tokenization_items import ItemTokenizer
@@ -29,7 +30,11 @@ class RankingGraph(Bert4RecPreTrainedModel):
 
     def forward(self, input_ids, attention_mask, banned_ids):
         scores = self.recommender(
-            input_ids=input_ids, attention_mask=attention_mask, banned_ids=banned_ids, logits_to_keep=1
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            banned_ids=banned_ids,
+            logits_to_keep=1,
+            use_cache=False,
         ).logits[:, 0]
         ids, best = top_items(scores, self.top_k)
         return {"ids": ids, "best": best, "scores": scores}
@@ -93,7 +98,8 @@ def export_recommender(
         raise ValueError(f"{output_dir} exists and is no empty folder; give another")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    model = Bert4RecForMaskedLM.from_pretrained(model_name_or_path)
+    config = Bert4RecConfig.from_pretrained(model_name_or_path)
+    model = recommender_class(config).from_pretrained(model_name_or_path)
     graph = RankingGraph(model, min(top_k, model.config.vocab_size)).eval()
     ids = torch.full((3, 2), model.config.mask_token_id)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "banned_ids": ids.repeat(1, 2)}

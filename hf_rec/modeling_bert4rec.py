@@ -1,27 +1,26 @@
-"""BERT4Rec: a bidirectional Transformer encoder over a user's history of items.
+"""BERT4Rec: a bidirectional Transformer encoder over a user's history of items, and its causal sibling.
 
 [Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, positions counted from the most recent
-item, rotary embeddings of their distances, and scores computed only where they are asked for.
+item, rotary embeddings of their distances, and scores computed only where they are asked for. With `config.is_decoder`
+a position reads only itself and those before it, as in SASRec ([Kang and McAuley,
+2018](https://arxiv.org/abs/1808.09781)); positions then count by their distances alone.
 """
 
 import math
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
-from transformers.utils.generic import (
-    can_return_tuple,
-    is_flash_attention_requested,
-    merge_with_config_defaults,
-)
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
@@ -33,6 +32,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_bert4rec.Bert4RecConfig",
     "AutoModel": "modeling_bert4rec.Bert4RecModel",
     "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
+    "AutoModelForCausalLM": "modeling_bert4rec.Bert4RecForCausalLM",
 }
 
 FEW_STATES, LARGE_TABLE, TABLE_BLOCKS = 4, 2**16, 16  # of `score_items`
@@ -147,22 +147,26 @@ def score_items(states: torch.Tensor, decoder: nn.Linear) -> torch.Tensor:
 class Bert4RecEmbeddings(nn.Module):
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
+        self.config = config
         self.item_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        if not config.is_decoder:
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, position_ids, input_ids=None, inputs_embeds=None):
         items = self.item_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        return self.dropout(self.norm(items + self.position_embeddings(position_ids)))
+        if not self.config.is_decoder:
+            items = items + self.position_embeddings(position_ids)
+        return self.dropout(self.norm(items))
 
 
 class Bert4RecAttention(nn.Module):
-    is_causal = False
-
-    def __init__(self, config: Bert4RecConfig):
+    def __init__(self, config: Bert4RecConfig, layer_index: int):
         super().__init__()
         self.config = config
+        self.layer_index = layer_index
+        self.is_causal = config.is_decoder
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
@@ -176,12 +180,15 @@ class Bert4RecAttention(nn.Module):
         query_rotary,
         rotary,
         attention_mask=None,
+        past_key_values=None,
         **kwargs: Unpack[TransformersKwargs],
     ):
         """(batch, queries, hidden) attend to (batch, length, hidden)."""
         query = rotate(self.split_heads(self.query(query_states)), query_rotary)
         key, value = map(self.split_heads, self.key_value(hidden_states).chunk(2, dim=-1))
         key = rotate(key, rotary)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_index)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attend(
             self,
@@ -211,10 +218,10 @@ class Bert4RecMLP(nn.Module):
 
 
 class Bert4RecLayer(GradientCheckpointingLayer):
-    def __init__(self, config: Bert4RecConfig):
+    def __init__(self, config: Bert4RecConfig, layer_index: int):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = Bert4RecAttention(config)
+        self.attention = Bert4RecAttention(config, layer_index)
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = Bert4RecMLP(config)
         self.dropout = Dropout(config.hidden_dropout_prob)
@@ -265,7 +272,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
     def __init__(self, config: Bert4RecConfig):
         super().__init__(config)
         self.embeddings = Bert4RecEmbeddings(config)
-        self.layers = nn.ModuleList(Bert4RecLayer(config) for _ in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(Bert4RecLayer(config, index) for index in range(config.num_hidden_layers))
         self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.gradient_checkpointing = False
         self.post_init()
@@ -285,16 +292,22 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         positions_to_keep: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
+    ) -> BaseModelOutputWithPast:
         """
         Args:
             input_ids: (batch, length) token ids, oldest item first.
-            attention_mask: (batch, length), 1 for items and 0 for padding, on whichever side it is.
-            position_ids: (batch, length) items after each position; counted from the attention mask if None.
+            attention_mask: (batch, length), 1 for items and 0 for padding, on whichever side it is; with
+                `past_key_values` of the items in it, too.
+            position_ids: (batch, length) items after each position; counted from the attention mask if None. In a
+                decoder, items before each position.
             inputs_embeds: (batch, length, hidden) in place of `input_ids`.
             positions_to_keep: (batch, n) positions whose states are wanted, the last layer computes no other; all if
                 None.
+            past_key_values: What a decoder kept of the items before `input_ids`.
+            use_cache: Whether a decoder returns `past_key_values`, by default in evaluation.
 
         Returns:
             `last_hidden_state` of shape (batch, length, hidden), or (batch, n, hidden) with `positions_to_keep`; so is
@@ -313,7 +326,14 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 f"({self.config.max_position_embeddings}); keep the most recent items, as the tokenizer does with "
                 "truncation=True"
             )
-        if position_ids is None:
+        if not self.config.is_decoder:
+            past_key_values = None
+        elif use_cache and past_key_values is None and not self.training:
+            past_key_values = DynamicCache(config=self.config)
+        if position_ids is None and self.config.is_decoder:
+            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            position_ids = past + torch.arange(length, device=inputs.device).expand(batch, -1)
+        elif position_ids is None:
             position_ids = positions_from_recent(
                 inputs.new_ones(batch, length) if attention_mask is None else attention_mask
             )
@@ -322,27 +342,48 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         rotary = rotary_embeddings(
             position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rope_theta
         )
+        # Other implementations than these take the queries for padded as the keys are.
+        some = None if self.config._attn_implementation not in ("eager", "sdpa") else positions_to_keep
+        mask, last_mask = self.attention_masks(hidden_states, attention_mask, past_key_values, some)
         *lower_layers, last_layer = self.layers
-        mask = create_bidirectional_mask(self.config, hidden_states, attention_mask)
         for layer in lower_layers:
-            hidden_states = layer(hidden_states, rotary, mask, **kwargs)
-        if positions_to_keep is None:
-            hidden_states = last_layer(hidden_states, rotary, mask, **kwargs)
-        elif is_flash_attention_requested(self.config):  # it takes the queries for padded as the keys are
-            hidden_states = take_positions(last_layer(hidden_states, rotary, mask, **kwargs), positions_to_keep)
-        else:
-            queries = hidden_states.new_empty(*positions_to_keep.shape, 1)  # for their shape
-            mask = create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=hidden_states)
-            hidden_states = last_layer(hidden_states, rotary, mask, positions_to_keep, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.final_norm(hidden_states))
+            hidden_states = layer(hidden_states, rotary, mask, past_key_values=past_key_values, **kwargs)
+        hidden_states = last_layer(hidden_states, rotary, last_mask, some, past_key_values=past_key_values, **kwargs)
+        if some is not positions_to_keep:
+            hidden_states = take_positions(hidden_states, positions_to_keep)
+        return BaseModelOutputWithPast(
+            last_hidden_state=self.final_norm(hidden_states), past_key_values=past_key_values
+        )
+
+    def attention_masks(self, states, attention_mask, past_key_values, positions):
+        """The mask of all queries, and that of the queries at (batch, n) `positions`, or of all if None."""
+        if self.config.is_decoder:
+            mask = create_causal_mask(self.config, states, attention_mask, past_key_values)
+            if positions is None:
+                return mask, mask
+            rows = create_causal_mask(
+                self.config, states, attention_mask, past_key_values, allow_is_causal_skip=False
+            )  # (batch, 1, length, keys)
+            return mask, rows.take_along_dim(positions[:, None, :, None], dim=2)
+        mask = create_bidirectional_mask(self.config, states, attention_mask)
+        if positions is None:
+            return mask, mask
+        queries = states.new_empty(*positions.shape, 1)  # for their shape
+        return mask, create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=states)
 
 
 class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     """The encoder with scores for the items at masked positions (the Cloze task of BERT4Rec)."""
 
     _tied_weights_keys = {"decoder.weight": "model.embeddings.item_embeddings.weight"}
+    is_decoder = False
 
     def __init__(self, config: Bert4RecConfig):
+        if config.is_decoder != self.is_decoder:
+            raise ValueError(
+                f"{type(self).__name__} needs a config with is_decoder={self.is_decoder}; for this one take "
+                f"Bert4RecFor{'CausalLM' if config.is_decoder else 'MaskedLM'}"
+            )
         super().__init__(config)
         self.model = Bert4RecModel(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
@@ -384,28 +425,36 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             and `loss`, a mean over these positions (their sum over `num_items_in_batch`, where the Trainer gives it):
             in training `config.loss_type`, and no `logits`; else the cross entropy over the catalogue.
         """
-        positions = None
-        if labels is not None:
-            labelled = labels != -100
-            positions, is_label = labelled_positions(labelled)
-        elif torch.is_tensor(logits_to_keep) or logits_to_keep:
-            positions = kept_positions(logits_to_keep, input_ids if inputs_embeds is None else inputs_embeds)
-
-        outputs = self.model(
+        loss, logits, outputs = self.scores(
+            labels,
+            logits_to_keep,
+            banned_ids,
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
-            positions_to_keep=positions,
             **kwargs,
         )
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def scores(self, labels, logits_to_keep, banned_ids, **kwargs):
+        """Loss, logits and outputs of the encoder, for labels that stand where the items are asked for."""
+        positions = None
+        if labels is not None:
+            labelled = labels != -100
+            positions, is_label = labelled_positions(labelled)
+            if 2 * positions.shape[1] > labels.shape[1]:  # most states are wanted
+                positions, is_label = None, labelled
+        elif torch.is_tensor(logits_to_keep) or logits_to_keep:
+            inputs = kwargs["input_ids"] if kwargs["inputs_embeds"] is None else kwargs["inputs_embeds"]
+            positions = kept_positions(logits_to_keep, inputs)
+
+        outputs = self.model(positions_to_keep=positions, **kwargs)
         states = outputs.last_hidden_state if labels is None else outputs.last_hidden_state[is_label]
         if labels is not None and self.training:
-            return MaskedLMOutput(
-                loss=self.training_loss(states, labels[labelled], **kwargs),
-                hidden_states=outputs.hidden_states,
-                attentions=outputs.attentions,
-            )
+            return self.training_loss(states, labels[labelled], **kwargs), None, outputs
         logits = score_items(states, self.decoder)
 
         loss = None
@@ -418,9 +467,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
                 else (banned_ids[labelled.nonzero()[:, 0]])
             )
             logits = ban_items_(logits, banned_ids, self.config.special_token_ids)
-        return MaskedLMOutput(
-            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
-        )
+        return loss, logits, outputs
 
     def training_loss(self, states, target_ids, num_items_in_batch=None, **_kwargs):
         """`config.loss_type` of (targets, hidden) states, as a mean or over `num_items_in_batch`."""
@@ -445,4 +492,65 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         return loss / (len(target_ids) if num_items_in_batch is None else num_items_in_batch)
 
 
-__all__ = ["Bert4RecPreTrainedModel", "Bert4RecModel", "Bert4RecForMaskedLM"]
+class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
+    """The decoder with scores for the item after each position (the next-item task of SASRec)."""
+
+    is_decoder = True
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.loss_type = "ForMaskedLM"  # `forward` shifts the labels itself
+        self.generation_config.suppress_tokens = list(config.special_token_ids)
+        self.generation_config.no_repeat_ngram_size = 1  # no item twice, and none of the history
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        banned_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """As [`Bert4RecForMaskedLM`], with the scores at a position for the item after it.
+
+        Args:
+            labels: (batch, length) token ids, as `input_ids`, -100 where there is nothing to predict. A label is
+                predicted from the positions before it: the first is not used, and what stands in `input_ids` at the
+                place of the last is not read.
+            past_key_values, use_cache: As for [`Bert4RecModel`].
+        """
+        if labels is not None:
+            labels, use_cache = nn.functional.pad(labels[:, 1:], (0, 1), value=-100), False
+        loss, logits, outputs = self.scores(
+            labels,
+            logits_to_keep,
+            banned_ids,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def recommender_class(config: Bert4RecConfig) -> type[Bert4RecForMaskedLM]:
+    """The class of a recommender with this configuration."""
+    return Bert4RecForCausalLM if config.is_decoder else Bert4RecForMaskedLM
+
+
+__all__ = ["Bert4RecPreTrainedModel", "Bert4RecModel", "Bert4RecForMaskedLM", "Bert4RecForCausalLM"]

@@ -94,14 +94,16 @@ class RecommendationPipeline(Pipeline):
 
     def preprocess(self, histories, exclude_seen=True, blocked=()):
         known = [self.known_ids(check_items(history, "a history")) for history in histories]
-        room, mask = self.model.config.max_position_embeddings - 1, self.model.config.mask_token_id
-        pad, blocked = self.model.config.pad_token_id, self.known_ids(blocked)
-        input_ids, attention_mask = pad_left([[*ids[max(len(ids) - room, 0) :], mask] for ids in known], pad)
+        config, blocked = self.model.config, self.known_ids(blocked)
+        pad, mask, room = config.pad_token_id, [config.mask_token_id], config.max_position_embeddings - 1
+        recent = [ids[max(len(ids) - room, 0) :] for ids in known]
+        rows = [ids or mask for ids in recent] if config.is_decoder else [ids + mask for ids in recent]
+        input_ids, attention_mask = pad_left(rows, pad)
         banned_ids, _ = pad_left([ids + blocked if exclude_seen else blocked for ids in known], pad)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
 
     def _forward(self, inputs, top_k=10, candidates=None):
-        return self.rank(self.model(**inputs, logits_to_keep=1).logits[:, 0], top_k, candidates)
+        return self.rank(self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, 0], top_k, candidates)
 
     def rank(self, scores, top_k, candidates):
         if candidates is not None:

@@ -23,7 +23,7 @@ from .configuration_bert4rec import Bert4RecConfig
 from .data import tokenize_splits
 from .hub import check_folder, model_card, push_recommender, save_recommender
 from .metrics import RankingMetrics
-from .modeling_bert4rec import Bert4RecForMaskedLM
+from .modeling_bert4rec import recommender_class
 from .optimization import SparseRowAdamW
 from .tokenization_items import ItemTokenizer
 
@@ -111,7 +111,8 @@ def train_recommender(
     if checkpoint:
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer)
-    collate = RecommendationCollator(tokenizer, **(collator or {}))
+    objective = "next-item" if model.config.is_decoder else "cloze"
+    collate = RecommendationCollator(tokenizer, objective=objective, **(collator or {}))
     args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
         tokenized["train"]["length"][:], tokenizer.model_max_length
     )
@@ -241,14 +242,15 @@ def load_or_create(
         if config:
             raise ValueError(f"the sizes of {model_name_or_path} are fixed; do not give {sorted(config)}")
         tokenizer = ItemTokenizer.from_pretrained(model_name_or_path)
-        return Bert4RecForMaskedLM.from_pretrained(model_name_or_path), tokenizer
+        config = Bert4RecConfig.from_pretrained(model_name_or_path)
+        return recommender_class(config).from_pretrained(model_name_or_path), tokenizer
     items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
     targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]
     tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
-    config = {"loss_type": "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax"} | dict(config or {})
-    return Bert4RecForMaskedLM(
-        Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=max_length, **config)
-    ), tokenizer
+    defaults = {"loss_type": "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax"}
+    sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": max_length}
+    config = Bert4RecConfig(**sizes, **(defaults | dict(config or {})))
+    return recommender_class(config)(config), tokenizer
 
 
 def suitable_batch_size(lengths: list[int], max_length: int) -> int:

@@ -21,6 +21,13 @@ class ModelArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "A saved recommender to fine-tune; a new one is made by default."}
     )
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["next-item", "cloze"],
+            "help": "What a new model learns: the item after each, as SASRec (default), or masked items, as BERT4Rec.",
+        },
+    )
     max_length: int = field(default=200, metadata={"help": "Positions of a new model's input: the most recent items."})
     hidden_size: int | None = field(default=None, metadata={"help": "Width of a new model."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers of a new model."})
@@ -35,9 +42,13 @@ class ModelArguments:
         },
     )
     num_negatives: int | None = field(default=None, metadata={"help": "Negatives of a sampled loss in each step."})
-    mask_probability: float = field(default=0.2, metadata={"help": "Chance of a training item to be masked."})
+    mask_probability: float = field(default=0.2, metadata={"help": "cloze: chance of an item to be masked."})
     last_item_probability: float = field(
-        default=0.1, metadata={"help": "Share of the training histories of which the last item alone is masked."}
+        default=0.1, metadata={"help": "cloze: share of the histories of which the last item alone is masked."}
+    )
+    window_probability: float = field(
+        default=0.5,
+        metadata={"help": "Share of the histories longer than the input that are read from anywhere, not the end."},
     )
     early_stopping_patience: int = field(
         default=10, metadata={"help": "Stop after this many evaluations without a better metric."}
@@ -47,6 +58,8 @@ class ModelArguments:
     def config(self) -> dict[str, int | float | str]:
         """Fields of a new model's configuration that were given."""
         given = {name: value for name, value in vars(self).items() if value is not None}
+        if self.objective or not self.model_name_or_path:
+            given["is_decoder"] = self.objective != "cloze"
         return {name: given[name] for name in given if name in Bert4RecConfig.__dataclass_fields__}
 
 
@@ -61,6 +74,7 @@ def main() -> None:
         collator={
             "mask_probability": model.mask_probability,
             "last_item_probability": model.last_item_probability,
+            "window_probability": model.window_probability,
             "exclude_seen": not data.include_seen,
         },
         max_length=model.max_length,

@@ -9,7 +9,8 @@ import torch
 from hypothesis import settings
 from transformers.utils import logging
 
-from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer
+from hf_rec import Bert4RecConfig, Bert4RecForCausalLM, Bert4RecForMaskedLM, ItemTokenizer
+from hf_rec.modeling_bert4rec import recommender_class
 
 collect_ignore = ["conformance_bert4rec.py", "without_package.py"]  # run by a script and by a test
 logging.disable_progress_bar()
@@ -35,12 +36,29 @@ def tokenizer() -> ItemTokenizer:
 @pytest.fixture
 def model(tokenizer) -> Bert4RecForMaskedLM:
     """A small random model with scores far apart, for the tokenizer above, in evaluation mode."""
+    return small_model(len(tokenizer), is_decoder=False)
+
+
+@pytest.fixture
+def decoder(tokenizer) -> Bert4RecForCausalLM:
+    """As `model`, causal."""
+    return small_model(len(tokenizer), is_decoder=True)
+
+
+@pytest.fixture(params=["model", "decoder"])
+def recommender(request) -> Bert4RecForMaskedLM | Bert4RecForCausalLM:
+    """Each of the two."""
+    return request.getfixturevalue(request.param)
+
+
+def small_model(vocab_size: int, is_decoder: bool):
     torch.manual_seed(0)
     config = Bert4RecConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab_size,
         max_position_embeddings=8,
         hidden_size=16,
         intermediate_size=32,
         initializer_range=0.5,
+        is_decoder=is_decoder,
     )
-    return Bert4RecForMaskedLM(config).eval()
+    return recommender_class(config)(config).eval()

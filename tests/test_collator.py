@@ -20,7 +20,7 @@ def rows(histories):
 @given(histories, st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**20))
 def test_a_training_batch_is_the_recent_items_with_masks_and_their_labels(histories, mask, last, seed):
     torch.manual_seed(seed)
-    batch = RecommendationCollator(TOKENIZER, mask, last)(rows(histories))
+    batch = RecommendationCollator(TOKENIZER, mask, last, window_probability=0.0)(rows(histories))
     restored = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
     for row, history in enumerate(histories):
         recent = history[-8:]
@@ -35,9 +35,42 @@ def test_a_training_batch_is_the_recent_items_with_masks_and_their_labels(histor
 
 @given(histories)
 def test_rows_for_the_serving_task_ask_for_the_last_item_alone(histories):
-    batch = RecommendationCollator(TOKENIZER, mask_probability=0.9, last_item_probability=1.0)(rows(histories))
+    collator = RecommendationCollator(
+        TOKENIZER, mask_probability=0.9, last_item_probability=1.0, window_probability=0.0
+    )
+    batch = collator(rows(histories))
     assert (batch["labels"][:, :-1] == -100).all()
     assert batch["labels"][:, -1].tolist() == [history[-1] for history in histories]
+
+
+@given(histories, st.integers(0, 2**20))
+def test_a_next_item_batch_asks_for_every_known_item_and_pads_on_the_right(histories, seed):
+    torch.manual_seed(seed)
+    histories = [[*history, UNK] for history in histories]
+    collator = RecommendationCollator(TOKENIZER, objective="next-item", window_probability=0.0)
+    batch = collator(rows(histories))
+    assert list(batch) == ["input_ids", "labels"]
+    for ids, labels, history in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), histories, strict=True):
+        recent = [MASK, *history[-8:]][:8] if ids[0] == MASK else history[-8:]
+        assert ids == recent + [PAD] * (len(ids) - len(recent))
+        assert labels == [-100 if item in (PAD, UNK, MASK) else item for item in ids]
+
+
+@pytest.mark.parametrize("objective", ["cloze", "next-item"])
+def test_windows_of_long_histories_start_anywhere_with_the_same_chance(objective):
+    torch.manual_seed(0)
+    collator = RecommendationCollator(TOKENIZER, 0.0, 0.0, objective=objective, window_probability=0.6)
+    batch = collator(rows([[*range(3, 14)], [5, 6]] * 10_000))
+    read = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
+    assert {tuple(row[(row != PAD) & (row != MASK)].tolist()) for row in read[1::2]} == {(5, 6)}
+    windows = read[::2]
+    if objective == "next-item":
+        started = windows[:, 0] == MASK
+        assert started.double().mean().item() == pytest.approx(0.1, abs=0.015)
+        windows[started] = torch.cat([windows[started, 1:], windows[started, -1:] + 1], dim=1)
+    assert torch.equal(windows, windows[:, :1] + torch.arange(8))
+    starts = torch.bincount(windows[:, 0] - 3, minlength=4) / 10_000
+    assert starts.tolist() == pytest.approx([0.15, 0.15, 0.15, 0.55], abs=0.02)
 
 
 def test_masks_come_at_their_rate_and_the_guard_is_uniform():
@@ -86,7 +119,12 @@ def test_a_seed_gives_the_masks_again_and_workers_differ():
     assert two_workers[:16] != two_workers[16:32]  # the first batch of each worker
 
 
-@pytest.mark.parametrize("field", ["mask_probability", "last_item_probability"])
+def test_an_unknown_objective_is_an_error():
+    with pytest.raises(ValueError, match=r"objective must be one of \('cloze', 'next-item'\), got 'mlm'"):
+        RecommendationCollator(TOKENIZER, objective="mlm")
+
+
+@pytest.mark.parametrize("field", ["mask_probability", "last_item_probability", "window_probability"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_probability_outside_its_range_is_an_error(field, value):
     with pytest.raises(ValueError, match=rf"{field} must lie in \[0, 1\], got {value}"):

@@ -6,10 +6,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
-from transformers import AutoModel, AutoModelForMaskedLM, Trainer, TrainingArguments
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, Trainer, TrainingArguments
 
-from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecModel, RecommendationCollator
-from hf_rec.modeling_bert4rec import LARGE_TABLE, Dropout, rotary_embeddings, rotate, score_items
+from hf_rec import (
+    Bert4RecConfig,
+    Bert4RecForCausalLM,
+    Bert4RecForMaskedLM,
+    Bert4RecModel,
+    RecommendationCollator,
+)
+from hf_rec.modeling_bert4rec import (
+    LARGE_TABLE,
+    Dropout,
+    recommender_class,
+    rotary_embeddings,
+    rotate,
+    score_items,
+)
+from hf_rec.ranking_bert4rec import ban_items_
 
 PAD, MASK = 0, 2
 
@@ -18,14 +32,16 @@ def random_histories(generator: torch.Generator, batch: int, length: int, vocab_
     return torch.randint(3, vocab_size, (batch, length), generator=generator)
 
 
+@pytest.mark.parametrize("is_decoder", [False, True])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @given(length=st.integers(1, 8), left=st.integers(0, 7), right=st.integers(0, 7), seed=st.integers(0, 2**16))
 @settings(max_examples=30)
-def test_padding_on_either_side_does_not_change_the_scores(attention, length, left, right, seed):
+def test_padding_on_either_side_does_not_change_the_scores(attention, is_decoder, length, left, right, seed):
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    config = Bert4RecConfig(vocab_size=23, max_position_embeddings=8, hidden_size=16, initializer_range=0.5)
-    model = Bert4RecForMaskedLM(config).eval()
+    sizes = {"vocab_size": 23, "max_position_embeddings": 8, "hidden_size": 16, "initializer_range": 0.5}
+    config = Bert4RecConfig(**sizes, is_decoder=is_decoder)
+    model = recommender_class(config)(config).eval()
     model.set_attn_implementation(attention)
     history = random_histories(generator, 1, length)
     left, right = min(left, 8 - length), min(right, max(8 - length - left, 0))
@@ -101,16 +117,17 @@ def test_dropout_is_off_in_evaluation_follows_the_seed_and_draws_each_element_an
     "keep", [1, 3, torch.tensor([0, 5]), torch.tensor([[7, 2], [3, 3], [0, 6]])], ids=["last", "3", "1d", "2d"]
 )
 @torch.no_grad()
-def test_scores_at_chosen_positions_are_those_of_a_plain_call(model, attention, keep):
+def test_scores_at_chosen_positions_are_those_of_a_plain_call(recommender, attention, keep):
     inputs = random_histories(torch.Generator().manual_seed(1), 3, 8)
     inputs[0, :3] = PAD
     mask = (inputs != PAD).long()
-    full = copy.deepcopy(model)(inputs, attention_mask=mask).logits
-    model.set_attn_implementation(attention)
-    kept = model(inputs, attention_mask=mask, logits_to_keep=keep).logits
+    full = copy.deepcopy(recommender)(inputs, attention_mask=mask).logits
+    recommender.set_attn_implementation(attention)
+    kept = recommender(inputs, attention_mask=mask, logits_to_keep=keep).logits
     positions = torch.arange(8)[-keep:] if isinstance(keep, int) else keep
     expected = full.gather(1, positions.expand(3, -1).unsqueeze(-1).expand(-1, -1, full.shape[-1]))
-    torch.testing.assert_close(kept, expected, atol=1e-5, rtol=0)
+    real = mask.bool().gather(1, positions.expand(3, -1))  # what stands at padding is never read
+    torch.testing.assert_close(kept[real], expected[real], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
@@ -134,6 +151,105 @@ def test_loss_and_gradients_are_those_of_cross_entropy_over_all_positions(model,
     torch.testing.assert_close(outputs.logits, logits[labels != -100])
     for (name, parameter), other in zip(model.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(parameter.grad, other.grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("share", [0.3, 1.0], ids=["some", "all"])
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_causal_loss_and_gradients_are_those_of_cross_entropy_over_the_next_items(decoder, padding_side, share):
+    generator = torch.Generator().manual_seed(2)
+    decoder = decoder.double()
+    inputs = random_histories(generator, 4, 8)
+    inputs[1, slice(0, 3) if padding_side == "left" else slice(5, None)] = PAD
+    real = inputs != PAD
+    labels = inputs.masked_fill(~real | (torch.rand(inputs.shape, generator=generator) > share), -100)
+    mask = real.long() if padding_side == "left" else None  # on the right no item reads it
+
+    reference = copy.deepcopy(decoder)
+    logits = reference(inputs, attention_mask=real.long()).logits[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].clone()
+    targets[1, 2] = -100 if padding_side == "left" else targets[1, 2]  # nothing stands before its first item
+    labels[:, 1:] = targets
+    expected = torch.nn.functional.cross_entropy(logits, targets.flatten())
+    expected.backward()
+    evaluated = decoder(inputs, attention_mask=mask, labels=labels)
+    torch.testing.assert_close(evaluated.loss, expected, check_dtype=False)
+    torch.testing.assert_close(evaluated.logits, logits[targets.flatten() != -100])
+    for module in decoder.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    outputs = decoder(inputs, attention_mask=mask, labels=labels)
+    assert outputs.logits is None
+    outputs.loss.backward()
+    torch.testing.assert_close(outputs.loss, expected, check_dtype=False)
+    for (name, parameter), other in zip(decoder.named_parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_what_follows_an_item_does_not_change_its_scores(decoder, attention):
+    decoder.set_attn_implementation(attention)
+    inputs = random_histories(torch.Generator().manual_seed(4), 3, 8)
+    whole = decoder(inputs).logits
+    for length in range(1, 8):
+        torch.testing.assert_close(decoder(inputs[:, :length]).logits, whole[:, :length], atol=1e-5, rtol=0)
+    assert (whole[:, :-1] - whole[:, 1:]).abs().amax((0, 2)).min() > 0.1
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@torch.no_grad()
+def test_a_session_grows_by_one_event_without_reading_its_history_again(decoder, attention):
+    decoder.set_attn_implementation(attention)
+    inputs = random_histories(torch.Generator().manual_seed(5), 2, 8)
+    padded = torch.nn.functional.pad(inputs[:, :3], (2, 0), value=PAD)
+    mask = (padded != PAD).long()
+    session = decoder(padded, attention_mask=mask)
+    for length in range(4, 9):
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+        session = decoder(
+            inputs[:, length - 1 : length],
+            attention_mask=mask,
+            past_key_values=session.past_key_values,
+            logits_to_keep=1,
+        )
+        again = decoder(inputs[:, :length], logits_to_keep=1, use_cache=False)
+        torch.testing.assert_close(session.logits, again.logits, atol=1e-5, rtol=0)
+        assert again.past_key_values is None
+
+
+@torch.no_grad()
+def test_generate_decodes_the_list_that_a_slow_loop_finds(decoder):
+    inputs = random_histories(torch.Generator().manual_seed(6), 3, 4)
+    expected = inputs
+    for _ in range(4):
+        scores = decoder(expected, use_cache=False).logits[:, -1]
+        scores = ban_items_(scores, expected, decoder.config.special_token_ids)
+        expected = torch.cat([expected, scores.argmax(-1, keepdim=True)], dim=1)
+    assert torch.equal(decoder.generate(inputs, max_new_tokens=4, do_sample=False), expected)
+    assert torch.equal(decoder.generate(inputs, max_new_tokens=4, do_sample=False, use_cache=False), expected)
+    padded = torch.nn.functional.pad(inputs, (3, 0), value=PAD)
+    generated = decoder.generate(padded, attention_mask=(padded != PAD).long(), max_new_tokens=4, do_sample=False)
+    assert torch.equal(generated[:, 3:], expected)
+
+
+@torch.no_grad()
+def test_beams_find_lists_at_least_as_likely_as_greedy_decoding(decoder):
+    inputs = random_histories(torch.Generator().manual_seed(7), 5, 4)
+
+    def likelihood(generated):
+        scores = decoder(generated, use_cache=False).logits.log_softmax(-1)[:, 3:-1]
+        return scores.gather(2, generated[:, 4:, None]).sum((1, 2))
+
+    greedy = likelihood(decoder.generate(inputs, max_new_tokens=3, do_sample=False))
+    beams = likelihood(decoder.generate(inputs, max_new_tokens=3, do_sample=False, num_beams=20))
+    assert (beams >= greedy - 1e-4).all()
+    assert (beams > greedy + 1e-3).any()
+
+
+@pytest.mark.parametrize(("model_class", "other"), [(Bert4RecForMaskedLM, True), (Bert4RecForCausalLM, False)])
+def test_a_model_with_the_config_of_the_other_says_which_to_take(model_class, other):
+    with pytest.raises(ValueError, match=rf"is_decoder={not other}; for this one take Bert4RecFor(?!{model_class})"):
+        model_class(Bert4RecConfig(is_decoder=other))
 
 
 def test_gradient_accumulation_changes_nothing(model, tokenizer, tmp_path):
@@ -253,6 +369,15 @@ def test_gradient_checkpointing_gives_the_same_gradients(model):
         network(inputs, labels=labels).loss.backward()
     for one, other in zip(model.parameters(), checkpointed.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_saved_decoder_opens_through_the_auto_classes(decoder, tmp_path):
+    decoder.save_pretrained(tmp_path)
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(reloaded) is Bert4RecForCausalLM
+    inputs = torch.tensor([[3, 4, 5]])
+    assert torch.equal(reloaded(inputs).logits, decoder(inputs).logits)
+    assert torch.equal(reloaded.generate(inputs, max_new_tokens=5), decoder.generate(inputs, max_new_tokens=5))
 
 
 def test_a_saved_model_opens_through_the_auto_classes(model, tmp_path):

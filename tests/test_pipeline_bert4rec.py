@@ -15,8 +15,8 @@ HISTORIES = [
 
 
 @pytest.fixture
-def recommend(model, tokenizer) -> RecommendationPipeline:
-    return pipeline("recommendation", model=model, tokenizer=tokenizer)
+def recommend(recommender, tokenizer) -> RecommendationPipeline:
+    return pipeline("recommendation", model=recommender, tokenizer=tokenizer)
 
 
 def items(recommended: list[dict]) -> list[str]:
@@ -29,11 +29,15 @@ def assert_same(recommended: list[dict], expected: list[dict]) -> None:
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
 
 
-def test_recommendations_are_the_best_scored_items_at_a_mask_after_the_history(recommend, model, tokenizer):
+def test_recommendations_are_the_best_scored_items_after_the_history(recommend, tokenizer):
     recommended = recommend(["item-3", "item-1"], top_k=4)
-    ids = torch.tensor([[*tokenizer(["item-3", "item-1"])["input_ids"], tokenizer.mask_token_id]])
+    ids = torch.tensor([tokenizer(["item-3", "item-1"])["input_ids"]])
+    if not recommend.model.config.is_decoder:
+        ids = torch.nn.functional.pad(ids, (0, 1), value=tokenizer.mask_token_id)
     scores = dict(
-        zip(tokenizer.convert_ids_to_tokens(range(3, 23)), model(ids).logits[0, -1, 3:].tolist(), strict=True)
+        zip(
+            tokenizer.convert_ids_to_tokens(range(3, 23)), recommend.model(ids).logits[0, -1, 3:].tolist(), strict=True
+        )
     )
     del scores["item-3"], scores["item-1"]
     expected = sorted(scores, key=scores.get, reverse=True)[:4]
@@ -115,7 +119,7 @@ def test_a_tokenizer_of_another_catalogue_is_an_error(model):
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
-def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, model, tokenizer, tmp_path, exclude_seen):
+def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, tokenizer, tmp_path, exclude_seen):
     rng = np.random.default_rng(0)
     histories = [rng.permutation(20)[: rng.integers(1, 15)].tolist() for _ in range(40)]
     targets = [int(rng.choice(np.setdiff1d(np.arange(20), history))) for history in histories]
@@ -124,7 +128,7 @@ def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, model, token
     )
     metrics = RankingMetrics(np.ones(len(tokenizer)), ks=(5,))
     trainer = Trainer(
-        model,
+        recommend.model,
         TrainingArguments(tmp_path, per_device_eval_batch_size=7, report_to="none", disable_tqdm=True),
         data_collator=RecommendationCollator(tokenizer, exclude_seen=exclude_seen),
         preprocess_logits_for_metrics=metrics.preprocess,
