@@ -152,6 +152,8 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output):
         gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None:
+            raise RuntimeError("softmax_loss keeps its gradients for one backward pass; compute the loss again")
         return (*(gradient.mul_(grad_output) for gradient in gradients), None)
 
 

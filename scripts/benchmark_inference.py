@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Speed of evaluation and of recommendation with a saved recommender, through PyTorch, ONNX and 8-bit ONNX.
+"""Speed of evaluation and of recommendation with a saved recommender, through PyTorch and ONNX, whole and reduced.
 
 Every path recommends through the interface of the pipeline, from raw ids to raw ids, to all users of the test split:
 NDCG@10 of these lists says what a path costs in quality. The time of one user is that of a call with one history.
@@ -78,8 +78,8 @@ def main() -> None:
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "hf_rec"))
-        + f"; {options.train_file.parent.name}, {len(histories):,} users, {len(tokenizer):,} tokens, float32, medians "
-        f"of {options.runs} runs\n"
+        + f"; {options.train_file.parent.name}, {len(histories):,} users, {len(tokenizer):,} tokens, medians of "
+        f"{options.runs} runs\n"
     )
     with tempfile.TemporaryDirectory() as folder:
         saved, exported, quantized = (Path(folder) / name for name in ("saved", "exported", "quantized"))
@@ -88,7 +88,9 @@ def main() -> None:
         export_recommender(saved, quantized, quantize=True)
 
         print("| path | users/s, top 10 | one user, p50 ms | p95 ms | NDCG@10 |\n|---|---:|---:|---:|---:|")
-        measure("PyTorch", pipeline("recommendation", model=saved), histories, targets, options)
+        for dtype in ("float32", "bfloat16"):
+            recommend = pipeline("recommendation", model=saved, dtype=dtype)
+            measure(f"PyTorch, {dtype}", recommend, histories, targets, options)
         threads = {"intra_op_num_threads": torch.get_num_threads()}
         for name, path in (("ONNX", exported), ("ONNX, 8-bit", quantized)):
             measure(name, OnnxRecommendationPipeline.from_pretrained(path, **threads), histories, targets, options)

@@ -61,6 +61,14 @@ def test_softmax_never_holds_more_scores_than_a_chunk(monkeypatch):
     assert 500 * 4 < largest.elements <= 5000
 
 
+def test_a_second_backward_through_the_softmax_is_an_error_that_says_so():
+    states = torch.ones(2, 3, requires_grad=True)
+    loss = softmax_loss(states, torch.ones(4, 3), torch.zeros(4), torch.tensor([0, 1]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="one backward pass; compute the loss again"):
+        loss.backward()
+
+
 def test_a_target_of_no_probability_has_a_finite_loss():
     states, table = torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.0]])
     assert softmax_loss(states, table, torch.zeros(2), torch.tensor([1])).item() == 1000
