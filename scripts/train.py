@@ -28,7 +28,10 @@ class ModelArguments:
             "help": "What a new model learns: the item after each, as SASRec (default), or masked items, as BERT4Rec.",
         },
     )
-    max_length: int = field(default=200, metadata={"help": "Positions of a new model's input: the most recent items."})
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Positions of a new model's input, the most recent items; chosen by how many users have."},
+    )
     hidden_size: int | None = field(default=None, metadata={"help": "Width of a new model."})
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers of a new model."})
     num_attention_heads: int | None = field(default=None, metadata={"help": "Attention heads of a new model."})

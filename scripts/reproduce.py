@@ -1,0 +1,165 @@
+#!/usr/bin/env python
+"""From the table of a data set to its results: trains with the default recipe, once for each seed, and tells.
+
+Runs `train.py` for each seed that is not done yet. Metrics and learning curves of all seeds and the card of the first
+are kept in `--cards_dir`, and the page of results there is made anew. Other arguments go to `train.py`.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+TRAIN = Path(__file__).with_name("train.py")
+METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "novelty@10", "popularity@10")
+BASELINES = ("popularity", "last-item Markov")
+# NDCG@10 and HR@10 by leave-one-out and full ranking without the history, as their authors report them.
+PUBLISHED = {
+    "ml-1m": {
+        "BERT4Rec, ALBERT ([Petrov and Macdonald, 2022](https://github.com/asash/bert4rec_repro))": (0.1656, None),
+        "BERT4Rec ([RecTools](https://github.com/blondered/bert4rec_repro))": (0.1618, 0.2921),
+        "BERT4Rec ([Klenitskiy and Vasilev, 2023](https://github.com/antklen/sasrec-bert4rec-recsys23))": (
+            0.1537,
+            0.2843,
+        ),
+        "gSASRec ([Petrov and Macdonald, 2023](https://github.com/asash/gSASRec-pytorch))": (0.1726, 0.3003),
+        "SASRec, softmax ([Klenitskiy and Vasilev, 2023](https://github.com/antklen/sasrec-bert4rec-recsys23))": (
+            0.1821,
+            0.3152,
+        ),
+        "SASRec, 3,000 negatives (the same)": (0.1857, 0.3159),
+    },
+    "amazon-beauty": {
+        "SASRec, sampled softmax ([eSASRec](https://github.com/blondered/transformer_benchmark))": (0.0531, 0.0921),
+        "eSASRec (the same)": (0.0523, 0.0928),
+        "HSTU (the same)": (0.0439, 0.0788),
+        "S3-Rec ([Zhou et al., 2020](https://github.com/RUCAIBox/CIKM2020-S3Rec))": (0.0327, 0.0647),
+    },
+    "beauty-bert4rec": {
+        "BERT4Rec ([RecTools](https://github.com/blondered/bert4rec_repro))": (0.0242, 0.0434),
+        "SASRec ([RecTools](https://github.com/blondered/bert4rec_repro))": (0.0359, 0.0595),
+        "SASRec, softmax ([Klenitskiy and Vasilev, 2023](https://github.com/antklen/sasrec-bert4rec-recsys23))": (
+            0.0327,
+            0.0533,
+        ),
+    },
+}
+
+
+PAGE = """# Results
+
+Test metrics by leave-one-out: each user's last item is ranked among all items of the catalogue but those of the user's
+history, for all users; the item before it is for validation, by which the best weights of a run are kept. Means and
+standard deviations over the seeds. Published figures are as their authors report them, for the same data and protocol;
+what they train on, how long, and the order of items of equal time differ. Coverage is the share of the catalogue in
+anyone's list of ten, novelty the mean of -log2 of the recommended items' share of the training interactions,
+popularity their mean number of interactions.
+
+![Learning curves](learning_curves.png)
+"""
+
+
+def train(name: str, seed: int, options: argparse.Namespace, more: list[str]) -> Path:
+    """Folder of the finished run of a seed."""
+    folder = options.output_dir / f"seed-{seed}" / name
+    if not (folder / "config.json").exists():  # written last
+        data = ["--dataset_name", options.dataset]
+        if options.data_dir:
+            data = ["--train_file", options.data_dir / options.dataset / "interactions.parquet"]
+        command = [sys.executable, TRAIN, *data, "--objective", options.objective, "--seed", seed]
+        subprocess.run([*map(str, command), "--output_dir", str(folder), *more], check=True)
+    return folder
+
+
+def read_run(folder: Path) -> dict:
+    """What a page of results tells of a run."""
+    results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+    log = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    return {
+        "test": {metric: results[f"test_{metric}"] for metric in METRICS},
+        "baselines": {name: {metric: results[f"{name}_{metric}"] for metric in METRICS} for name in BASELINES},
+        "curve": [(entry["seconds"], entry["eval_ndcg@10"]) for entry in log if "eval_ndcg@10" in entry],
+        "seconds": results["train_runtime"],
+        "epochs": results["epoch"],
+    }
+
+
+def spread(values: list[float], digits: int = 4) -> str:
+    """Mean and standard deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+
+
+def write_page(cards_dir: Path) -> None:
+    """`results.md` and `learning_curves.png` from the results of all data sets."""
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((cards_dir / "results").glob("*.json"))]
+    lines = [PAGE]
+    for dataset in dict.fromkeys(result["dataset"] for result in results):
+        lines += [f"\n## {dataset}\n", f"| | {' | '.join(METRICS)} | training, s | epochs |", "|---|" + "---:|" * 8]
+        models = [result for result in results if result["dataset"] == dataset]
+        for name, row in models[0]["runs"][0]["baselines"].items():
+            lines.append(f"| {name} | {' | '.join(f'{row[metric]:.4f}' for metric in METRICS)} | | |")
+        for model in models:
+            runs = model["runs"]
+            cells = [spread([run["test"][metric] for run in runs]) for metric in METRICS]
+            cells += [spread([run[key] for run in runs], 0) for key in ("seconds", "epochs")]
+            lines.append(f"| **{model['name']}**, seeds {model['seeds']} | {' | '.join(cells)} |")
+        for name, (ndcg, hr) in PUBLISHED.get(dataset, {}).items():
+            lines.append(f"| {name} | {ndcg:.4f} | {'' if hr is None else f'{hr:.4f}'} | | | | | | |")
+        lines += ["", *(f"`{model['command']}`\n" for model in models)]
+    (cards_dir / "results.md").write_text("\n".join(lines), encoding="utf-8")
+    plot(results, cards_dir / "learning_curves.png")
+
+
+def plot(results: list[dict], path: Path) -> None:
+    """Validation NDCG@10 by seconds of training: a panel for each data set, a line for each seed."""
+    from matplotlib.figure import Figure
+
+    datasets = list(dict.fromkeys(result["dataset"] for result in results))
+    figure = Figure(figsize=(4 * len(datasets), 3.5), layout="constrained")
+    for dataset, axes in zip(datasets, figure.subplots(1, len(datasets), squeeze=False)[0], strict=True):
+        for color, result in enumerate(result for result in results if result["dataset"] == dataset):
+            for number, run in enumerate(result["runs"]):
+                label = None if number else result["objective"]
+                axes.plot(*zip(*run["curve"], strict=True), color=f"C{color}", alpha=0.7, label=label)
+        axes.set(title=dataset, xlabel="seconds of training")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.axes[0].set_ylabel("validation NDCG@10")
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("dataset", help="a data set that `train.py` knows by name, or a folder of --data_dir")
+    parser.add_argument("--data_dir", type=Path, help="folder of the data sets, each as DATASET/interactions.parquet")
+    parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="what is learned")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run for each")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="where the models go")
+    parser.add_argument("--cards_dir", type=Path, default=Path("model_cards"), help="where results and cards go")
+    options, more = parser.parse_known_args()
+
+    name = f"bert4rec-{options.dataset}" + ("-causal" if options.objective == "next-item" else "")
+    folders = [train(name, seed, options, more) for seed in tqdm(options.seeds, desc=name)]
+    command = ["python scripts/reproduce.py", options.dataset, "--objective", options.objective, "--seeds"]
+    result = {
+        "dataset": options.dataset,
+        "objective": options.objective,
+        "name": name,
+        "seeds": options.seeds,
+        "command": " ".join([*command, *map(str, options.seeds), *more]),
+        "runs": [read_run(folder) for folder in folders],
+    }
+    (options.cards_dir / "results").mkdir(parents=True, exist_ok=True)
+    (options.cards_dir / "results" / f"{name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    shutil.copyfile(folders[0] / "README.md", options.cards_dir / f"{name}.md")
+    write_page(options.cards_dir)
+
+
+if __name__ == "__main__":
+    main()
