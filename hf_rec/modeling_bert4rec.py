@@ -512,6 +512,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
+        shift_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         banned_ids: torch.LongTensor | None = None,
@@ -523,12 +524,13 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             labels: (batch, length) token ids, as `input_ids`, -100 where there is nothing to predict. A label is
                 predicted from the positions before it: the first is not used, and what stands in `input_ids` at the
                 place of the last is not read.
+            shift_labels: In place of `labels`, already shifted: each is predicted at its own position.
             past_key_values, use_cache: As for [`Bert4RecModel`].
         """
-        if labels is not None:
-            labels, use_cache = nn.functional.pad(labels[:, 1:], (0, 1), value=-100), False
+        if shift_labels is None and labels is not None:
+            shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         loss, logits, outputs = self.scores(
-            labels,
+            shift_labels,
             logits_to_keep,
             banned_ids,
             input_ids=input_ids,
@@ -536,7 +538,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             past_key_values=past_key_values,
-            use_cache=use_cache,
+            use_cache=use_cache if shift_labels is None else False,
             **kwargs,
         )
         return CausalLMOutputWithPast(

@@ -2,18 +2,24 @@
 
 import unittest
 
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 from transformers.testing_utils import torch_device
+from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from transformers_tests.test_training_mixin import TrainingTesterMixin
 
 from hf_rec.configuration_bert4rec import Bert4RecConfig
-from hf_rec.modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecModel
+from hf_rec.modeling_bert4rec import Bert4RecForCausalLM, Bert4RecForMaskedLM, Bert4RecModel
 
 # The suite decides by these names which class has a head, and which labels it takes.
 MODEL_MAPPING_NAMES["bert4rec"] = "Bert4RecModel"
 MODEL_FOR_MASKED_LM_MAPPING_NAMES["bert4rec"] = "Bert4RecForMaskedLM"
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["bert4rec"] = "Bert4RecForCausalLM"
 
 
 class Bert4RecModelTester:
@@ -25,8 +31,9 @@ class Bert4RecModelTester:
     num_attention_heads = 4
     is_training = True
 
-    def __init__(self, parent):
+    def __init__(self, parent, is_decoder=False):
         self.parent = parent
+        self.is_decoder = is_decoder
 
     def get_config(self):
         return Bert4RecConfig(
@@ -38,6 +45,7 @@ class Bert4RecModelTester:
             hidden_dropout_prob=0.1,
             attention_probs_dropout_prob=0.1,
             max_position_embeddings=64,
+            is_decoder=self.is_decoder,
             initializer_range=0.1,  # with 0.02 attention is so flat that an error in it stays below the tolerances
         )
 
@@ -85,3 +93,25 @@ class Bert4RecModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCase
 
     def test_for_masked_lm(self):
         self.model_tester.create_and_check_for_masked_lm(*self.model_tester.prepare_config_and_inputs())
+
+
+class RepeatingDecoder(Bert4RecForCausalLM):
+    """Generates as other models: the suite trains on a text that repeats."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.generation_config.no_repeat_ngram_size = self.generation_config.suppress_tokens = None
+
+
+class Bert4RecDecoderTest(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin, unittest.TestCase):
+    all_model_classes = (Bert4RecModel, Bert4RecForCausalLM)
+    test_can_init_all_missing_weights_before_2023 = True
+
+    def setUp(self):
+        self.model_tester = Bert4RecModelTester(self, is_decoder=True)
+
+    def _get_trainable_model_class(self):
+        return RepeatingDecoder
+
+    def test_model(self):
+        self.model_tester.create_and_check_model(*self.model_tester.prepare_config_and_inputs())

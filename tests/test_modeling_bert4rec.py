@@ -174,6 +174,8 @@ def test_causal_loss_and_gradients_are_those_of_cross_entropy_over_the_next_item
     evaluated = decoder(inputs, attention_mask=mask, labels=labels)
     torch.testing.assert_close(evaluated.loss, expected, check_dtype=False)
     torch.testing.assert_close(evaluated.logits, logits[targets.flatten() != -100])
+    shifted = torch.nn.functional.pad(targets, (0, 1), value=-100)
+    assert torch.equal(decoder(inputs, attention_mask=mask, shift_labels=shifted).loss, evaluated.loss)
     for module in decoder.train().modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
