@@ -30,7 +30,7 @@ recommend({example}, top_k=5)  # [{{"item_id": ..., "score": ...}}, ...]
 ```
 
 With `hf_rec` installed and imported, `trust_remote_code` is not needed. The weights also open with
-`AutoModelForMaskedLM` and the vocabulary of item ids with `AutoTokenizer`.
+`{auto_class}` and the vocabulary of item ids with `AutoTokenizer`.
 
 ## Results
 
@@ -58,15 +58,25 @@ leans towards what was popular there. Offline ranking metrics do not tell what u
 
 ## Citation
 
-```bibtex
-@inproceedings{{sun2019bert4rec,
-  title={{{{BERT4Rec}}: Sequential Recommendation with Bidirectional Encoder Representations from Transformer}},
-  author={{Sun, Fei and Liu, Jun and Wu, Jian and Pei, Changhua and Lin, Xiao and Ou, Wenwu and Jiang, Peng}},
-  booktitle={{Proceedings of the 28th ACM International Conference on Information and Knowledge Management}},
-  year={{2019}}
-}}
-```
+{citation}
 """
+
+BERT4REC = """```bibtex
+@inproceedings{sun2019bert4rec,
+  title={{BERT4Rec}: Sequential Recommendation with Bidirectional Encoder Representations from Transformer},
+  author={Sun, Fei and Liu, Jun and Wu, Jian and Pei, Changhua and Lin, Xiao and Ou, Wenwu and Jiang, Peng},
+  booktitle={Proceedings of the 28th ACM International Conference on Information and Knowledge Management},
+  year={2019}
+}
+```"""
+SASREC = """```bibtex
+@inproceedings{kang2018sasrec,
+  title={Self-Attentive Sequential Recommendation},
+  author={Kang, Wang-Cheng and McAuley, Julian},
+  booktitle={IEEE International Conference on Data Mining},
+  year={2018}
+}
+```"""
 
 
 def results_table(results: Mapping[str, Mapping[str, float]], metrics: tuple[str, ...] = CARD_METRICS) -> str:

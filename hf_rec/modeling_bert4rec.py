@@ -1,9 +1,9 @@
 """BERT4Rec: a bidirectional Transformer encoder over a user's history of items, and its causal sibling.
 
-[Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, positions counted from the most recent
-item, rotary embeddings of their distances, and scores computed only where they are asked for. With `config.is_decoder`
-a position reads only itself and those before it, as in SASRec ([Kang and McAuley,
-2018](https://arxiv.org/abs/1808.09781)); positions then count by their distances alone.
+[Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, rotary embeddings of the distances between
+positions in place of embeddings of the positions, and scores computed only where they are asked for. With
+`config.is_decoder` a position reads only itself and those before it, as in SASRec ([Kang and McAuley,
+2018](https://arxiv.org/abs/1808.09781)).
 """
 
 import math
@@ -46,18 +46,6 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     weights = nn.functional.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
     weights = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-def positions_from_recent(attention_mask: torch.Tensor) -> torch.Tensor:
-    """Number of items after each position: 0 for the most recent, wherever the padding is.
-
-    Example:
-        >>> positions_from_recent(torch.tensor([[0, 1, 1, 1], [1, 1, 0, 0]]))
-        tensor([[3, 2, 1, 0],
-                [1, 0, 0, 0]])
-    """
-    attention_mask = attention_mask.long()
-    return attention_mask.sum(-1, keepdim=True) - attention_mask.cumsum(-1)
 
 
 def take_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
@@ -147,17 +135,12 @@ def score_items(states: torch.Tensor, decoder: nn.Linear) -> torch.Tensor:
 class Bert4RecEmbeddings(nn.Module):
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
-        self.config = config
         self.item_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
-        if not config.is_decoder:
-            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, position_ids, input_ids=None, inputs_embeds=None):
+    def forward(self, input_ids=None, inputs_embeds=None):
         items = self.item_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
-        if not self.config.is_decoder:
-            items = items + self.position_embeddings(position_ids)
         return self.dropout(self.norm(items))
 
 
@@ -301,8 +284,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             input_ids: (batch, length) token ids, oldest item first.
             attention_mask: (batch, length), 1 for items and 0 for padding, on whichever side it is; with
                 `past_key_values` of the items in it, too.
-            position_ids: (batch, length) items after each position; counted from the attention mask if None. In a
-                decoder, items before each position.
+            position_ids: (batch, length) places of the inputs, of which only the distances matter; one after the other
+                if None.
             inputs_embeds: (batch, length, hidden) in place of `input_ids`.
             positions_to_keep: (batch, n) positions whose states are wanted, the last layer computes no other; all if
                 None.
@@ -330,14 +313,10 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             past_key_values = None
         elif use_cache and past_key_values is None and not self.training:
             past_key_values = DynamicCache(config=self.config)
-        if position_ids is None and self.config.is_decoder:
+        if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = past + torch.arange(length, device=inputs.device).expand(batch, -1)
-        elif position_ids is None:
-            position_ids = positions_from_recent(
-                inputs.new_ones(batch, length) if attention_mask is None else attention_mask
-            )
-        hidden_states = self.embeddings(position_ids, input_ids, inputs_embeds)
+        hidden_states = self.embeddings(input_ids, inputs_embeds)
 
         rotary = rotary_embeddings(
             position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rope_theta
@@ -512,7 +491,6 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
-        shift_labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         banned_ids: torch.LongTensor | None = None,
@@ -527,6 +505,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             shift_labels: In place of `labels`, already shifted: each is predicted at its own position.
             past_key_values, use_cache: As for [`Bert4RecModel`].
         """
+        shift_labels = kwargs.pop("shift_labels", None)  # not a parameter: the Trainer would take it for a label
         if shift_labels is None and labels is not None:
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         loss, logits, outputs = self.scores(

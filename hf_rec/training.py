@@ -22,7 +22,7 @@ from .collator import RecommendationCollator
 from .columns import as_array, list_lengths
 from .configuration_bert4rec import Bert4RecConfig
 from .data import tokenize_splits
-from .hub import check_folder, model_card, push_recommender, save_recommender
+from .hub import BERT4REC, SASREC, check_folder, model_card, push_recommender, save_recommender
 from .metrics import RankingMetrics
 from .modeling_bert4rec import recommender_class
 from .optimization import SparseRowAdamW
@@ -30,6 +30,11 @@ from .tokenization_items import ItemTokenizer
 
 logger = logging.get_logger(__name__)
 
+# What a model card tells of an encoder and of a decoder.
+KINDS = {
+    False: ("BERT4Rec encoder", "AutoModelForMaskedLM", BERT4REC),
+    True: ("causal Transformer, after SASRec,", "AutoModelForCausalLM", SASREC),
+}
 # Items from which on a new model is trained with sampled negatives, and an item's row only in steps that read it.
 LARGE_CATALOGUE = 100_000
 
@@ -142,8 +147,11 @@ def train_recommender(
     )
     name = (args.hub_model_id or output_dir.resolve().name).split("/")[-1]
     results = baselines | {name: {key.removeprefix("test_"): value for key, value in test.items()}}
+    kind, auto_class, citation = KINDS[model.config.is_decoder]
     facts = {
-        "architecture": f"a BERT4Rec encoder of {model.num_parameters():,} parameters",
+        "architecture": f"a {kind} of {model.num_parameters():,} parameters",
+        "auto_class": auto_class,
+        "citation": citation,
         "num_items": metrics.num_items,
         "num_users": len(splits["train"]),
         "num_interactions": int(metrics.item_counts.sum()),

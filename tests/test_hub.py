@@ -38,7 +38,7 @@ from hf_rec import (
     modeling_bert4rec,
     pipeline_bert4rec,
 )
-from hf_rec.hub import CARD_METRICS, check_folder, model_card, push_recommender, save_recommender
+from hf_rec.hub import BERT4REC, CARD_METRICS, check_folder, model_card, push_recommender, save_recommender
 
 STRANGE = ["green tea", "[MASK]", "ice [PAD] set", "été", "</s>", "0", "a\"b'c{x}"]
 ITEMS = [*(f"item-{number}" for number in range(14)), *STRANGE]
@@ -57,6 +57,8 @@ RESULTS = {
 }
 FACTS = {
     "architecture": "a BERT4Rec encoder (4,321 parameters)",
+    "auto_class": "AutoModelForMaskedLM",
+    "citation": BERT4REC,
     "num_items": 1_234,
     "num_users": 5_678,
     "num_interactions": 91_011,

@@ -55,12 +55,15 @@ def test_padding_on_either_side_does_not_change_the_scores(attention, is_decoder
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
 
 
-def test_positions_are_counted_from_the_most_recent_item(model):
+def test_only_the_distances_of_positions_matter(recommender):
     history = torch.tensor([[3, 4, 5, 6]])
-    shifted = model.model(history, position_ids=torch.tensor([[3, 2, 1, 0]])).last_hidden_state
-    torch.testing.assert_close(model.model(history).last_hidden_state, shifted)
-    other_order = model.model(history, position_ids=torch.tensor([[0, 1, 2, 3]])).last_hidden_state
-    assert (other_order - shifted).abs().max() > 0.01
+    states = recommender.model(history).last_hidden_state
+    moved = recommender.model(history, position_ids=torch.tensor([[40, 41, 42, 43]])).last_hidden_state
+    torch.testing.assert_close(moved, states, atol=1e-5, rtol=0)
+    other_distances = recommender.model(history, position_ids=torch.tensor([[0, 1, 2, 9]])).last_hidden_state
+    assert (other_distances - states).abs().max() > 0.01
+    reordered = recommender.model(history.flip(1)).last_hidden_state.flip(1)
+    assert (reordered - states).abs().max() > 0.01
 
 
 def test_rotated_products_are_those_of_turned_complex_numbers_and_depend_on_the_distance():
