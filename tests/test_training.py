@@ -97,10 +97,12 @@ def test_a_large_catalogue_is_trained_with_sampled_negatives_and_row_updates(spl
     assert Bert4RecConfig.from_pretrained(tmp_path / "full").loss_type == "softmax"
 
 
-def test_training_learns_what_the_baselines_cannot(tmp_path):
+@pytest.mark.parametrize(("is_decoder", "epochs"), [(False, 60), (True, 20)], ids=["cloze", "next-item"])
+def test_training_learns_what_the_baselines_cannot(tmp_path, is_decoder, epochs):
     splits = leave_one_out(build_sequences(shop_log(num_users=1500)[0]))
-    args = arguments(tmp_path / "shop", num_train_epochs=60, learning_rate=5e-3)
-    results = train_recommender(splits, args, max_length=16, config={"hidden_size": 32, "intermediate_size": 64})
+    args = arguments(tmp_path / "shop", num_train_epochs=epochs, learning_rate=5e-3)
+    config = {"hidden_size": 32, "intermediate_size": 64, "is_decoder": is_decoder}
+    results = train_recommender(splits, args, max_length=16, config=config)
     assert results["shop"]["hr@10"] > 1.1 * results["last-item Markov"]["hr@10"]
     assert results["last-item Markov"]["hr@10"] > 2 * results["popularity"]["hr@10"]
 
@@ -198,6 +200,31 @@ def test_evaluate_and_recommend_scripts_tell_what_training_told(log_file, tmp_pa
     lines = [json.loads(line) for line in everyone.stdout.splitlines()]
     assert [line["user_id"] for line in lines] == [f"shopper-{user:04}" for user in range(300)]
     assert all(len(line["recommended"]) == 10 for line in lines)
+
+
+def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file, tmp_path):
+    data, cards = tmp_path / "data" / "shop", tmp_path / "cards"
+    data.mkdir(parents=True)
+    (data / "interactions.parquet").write_bytes(log_file.read_bytes())
+    small = ["--max_length", 16, "--hidden_size", 16, "--num_train_epochs", 2, "--disable_tqdm", "true"]
+    folders = ["--data_dir", data.parent, "--output_dir", tmp_path / "runs", "--cards_dir", cards]
+    for objective, seeds in (("next-item", [0]), ("next-item", [0, 3]), ("cloze", [1])):
+        done = script("reproduce.py", "shop", "--objective", objective, "--seeds", *seeds, *folders, *small)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Test metrics, full ranking") == 1  # one run is new
+    runs = [
+        json.loads((tmp_path / "runs" / folder / "all_results.json").read_text())
+        for folder in ("seed-0/bert4rec-shop-causal", "seed-3/bert4rec-shop-causal", "seed-1/bert4rec-shop")
+    ]
+    page = (cards / "results.md").read_text()
+    values = [run["test_ndcg@10"] for run in runs]
+    assert f"{(values[0] + values[1]) / 2:.4f} ± {abs(values[0] - values[1]) / 2**0.5:.4f}" in page
+    assert f"{values[2]:.4f} ± 0.0000" in page
+    assert f"| popularity | {runs[0]['popularity_ndcg@10']:.4f} |" in page
+    assert (cards / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (cards / "bert4rec-shop.md").read_text() == (tmp_path / "runs/seed-1/bert4rec-shop/README.md").read_text()
+    assert Bert4RecConfig.from_pretrained(tmp_path / "runs/seed-3/bert4rec-shop-causal").is_decoder
+    assert not Bert4RecConfig.from_pretrained(tmp_path / "runs/seed-1/bert4rec-shop").is_decoder
 
 
 @pytest.mark.parametrize(
