@@ -35,6 +35,15 @@ KINDS = {
     False: ("BERT4Rec encoder", "AutoModelForMaskedLM", BERT4REC),
     True: ("causal Transformer, after SASRec,", "AutoModelForCausalLM", SASREC),
 }
+# Fields of the configuration that fit the weights of any saved model.
+CHANGEABLE = {
+    "is_decoder",
+    "loss_type",
+    "num_negatives",
+    "gbce_calibration",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+}
 # Items from which on a new model is trained with sampled negatives, and an item's row only in steps that read it.
 LARGE_CATALOGUE = 100_000
 
@@ -109,7 +118,7 @@ def train_recommender(
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
         args: What the Trainer does, and where results go.
         model_name_or_path: A saved model to fine-tune; its catalogue and sizes then hold.
-        config: Fields of a new model's [`Bert4RecConfig`].
+        config: Fields of the [`Bert4RecConfig`]; of a saved model, no sizes.
         collator: Options of the [`RecommendationCollator`].
         max_length: Positions of a new model's input; chosen by the lengths of the histories if None.
         patience: Evaluations without a better metric after which training stops.
@@ -261,14 +270,15 @@ def load_or_create(
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked.
 
-    A new model of a large catalogue is trained with "sampled_softmax", unless `config` says otherwise.
+    A new model of a large catalogue is trained with "sampled_softmax", unless `config` says otherwise. Of a saved
+    model it may change what is learned, from next items to masked ones for instance, but no sizes.
     """
     if model_name_or_path:
-        if config:
-            raise ValueError(f"the sizes of {model_name_or_path} are fixed; do not give {sorted(config)}")
+        if fixed := sorted({*(config or {})} - CHANGEABLE):
+            raise ValueError(f"the sizes of {model_name_or_path} are fixed; do not give {fixed}")
         tokenizer = ItemTokenizer.from_pretrained(model_name_or_path)
-        config = Bert4RecConfig.from_pretrained(model_name_or_path)
-        return recommender_class(config).from_pretrained(model_name_or_path), tokenizer
+        config = Bert4RecConfig.from_pretrained(model_name_or_path, **(config or {}))
+        return recommender_class(config).from_pretrained(model_name_or_path, config=config), tokenizer
     max_length = max_length or suitable_max_length(list_lengths(as_array(splits["train"]["item_ids"])))
     items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
     targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]

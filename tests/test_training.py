@@ -131,6 +131,14 @@ def test_fine_tuning_goes_on_from_a_saved_model_with_its_catalogue(splits, tmp_p
     train_recommender(few, arguments(tmp_path / "second", learning_rate=0.0), model_name_or_path=first)
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("first", "second"))
     assert all(torch.equal(before[key], after[key]) for key in before)
+    changed = {"is_decoder": True, "hidden_dropout_prob": 0.5}
+    args = arguments(tmp_path / "third", learning_rate=0.0)
+    train_recommender(few, args, model_name_or_path=first, config=changed)
+    config = Bert4RecConfig.from_pretrained(tmp_path / "third")
+    assert (config.is_decoder, config.hidden_dropout_prob) == (True, 0.5)
+    assert config.architectures == ["Bert4RecForCausalLM"]
+    after = load_file(tmp_path / "third" / "model.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before)
     with pytest.raises(ValueError, match=r"sizes of .*first are fixed; do not give \['hidden_size'\]"):
         train_recommender(few, arguments(tmp_path / "x"), model_name_or_path=first, config={"hidden_size": 8})
 
