@@ -35,6 +35,8 @@ KINDS = {
     False: ("BERT4Rec encoder", "AutoModelForMaskedLM", BERT4REC),
     True: ("causal Transformer, after SASRec,", "AutoModelForCausalLM", SASREC),
 }
+# Steps of training by objective: of a masked history a fifth is learned from, of next items all.
+SUITABLE_STEPS = {"next-item": 6_000, "cloze": 18_000}
 # Fields of the configuration that fit the weights of any saved model.
 CHANGEABLE = {
     "is_decoder",
@@ -52,8 +54,8 @@ LARGE_CATALOGUE = 100_000
 class RecommendationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
 
-    Training takes 6,000 steps unless `num_train_epochs` or `max_steps` says otherwise: with this encoder it is steps,
-    more than epochs, that bring it past the popularity of the items. The rate decays to zero; 25 validations.
+    Training takes `SUITABLE_STEPS` unless `num_train_epochs` or `max_steps` says otherwise: it is steps, more than
+    epochs, that bring a model past the popularity of the items. The rate decays to zero; 25 validations.
     """
 
     per_device_train_batch_size: int = field(
@@ -62,7 +64,8 @@ class RecommendationTrainingArguments(TrainingArguments):
     per_device_eval_batch_size: int = field(
         default=0, metadata={"help": "Histories per device in evaluation; 0 to choose by the size of the catalogue."}
     )
-    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs; 6,000 steps by default."})
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, instead of the steps below."})
+    max_steps: int = field(default=0, metadata={"help": "Steps; 0 for 6,000, or 18,000 where items are masked."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
     train_sampling_strategy: str = field(
@@ -83,7 +86,8 @@ class RecommendationTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.num_train_epochs is None:
             self.num_train_epochs = 3.0  # TrainingArguments' own; the steps count
-            self.max_steps = self.max_steps if self.max_steps > 0 else 6_000
+        elif self.max_steps == 0:
+            self.max_steps = -1
         super().__post_init__()
 
 
@@ -141,6 +145,7 @@ def train_recommender(
     args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
         tokenized["train"]["length"][:], tokenizer.model_max_length
     )
+    args.max_steps = args.max_steps or SUITABLE_STEPS[objective]
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", fitted.metrics)
@@ -300,14 +305,14 @@ def suitable_max_length(lengths: np.ndarray) -> int:
 
 
 def suitable_batch_size(lengths: list[int], max_length: int) -> int:
-    """Histories in a training step: the power of two, from 32 to 256, that gives nearest to 8,192 items.
+    """Histories in a training step: the power of two, from 32 to 128, that gives nearest to 4,096 items.
 
     Example:
         >>> suitable_batch_size([100, 180], max_length=200), suitable_batch_size([6, 9], max_length=200)
-        (64, 256)
+        (32, 128)
     """
     mean = np.minimum(lengths, max_length).mean()
-    return int(2 ** np.clip(np.round(np.log2(8192 / mean)), 5, 8))
+    return int(2 ** np.clip(np.round(np.log2(4096 / mean)), 5, 7))
 
 
 def suitable_eval_batch_size(vocab_size: int) -> int:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 TRAIN = Path(__file__).with_name("train.py")
@@ -118,8 +119,6 @@ def write_page(cards_dir: Path) -> None:
 
 def plot(results: list[dict], path: Path) -> None:
     """Validation NDCG@10 by seconds of training: a panel for each data set, a line for each seed."""
-    from matplotlib.figure import Figure
-
     datasets = list(dict.fromkeys(result["dataset"] for result in results))
     figure = Figure(figsize=(4 * len(datasets), 3.5), layout="constrained")
     for dataset, axes in zip(datasets, figure.subplots(1, len(datasets), squeeze=False)[0], strict=True):

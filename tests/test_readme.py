@@ -24,8 +24,10 @@ def names(tmp_path, monkeypatch) -> dict:
 
 
 def test_the_blocks_of_the_readme_run(names):
-    use, train, push, without_package = BLOCKS
+    use, train, generate, push, without_package = BLOCKS
     exec(train, names)
+    exec(generate, names)
+    assert names["session"].logits.shape == (1, 1, len(names["tokenizer"]))
     Path("my-recommender").rename("shop-recommender")
     exec(use, names)
     recommended = names["recommend"](["sku-012", "sku-017"], top_k=3)
