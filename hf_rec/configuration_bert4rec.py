@@ -31,6 +31,7 @@ class Bert4RecConfig(PreTrainedConfig):
         unk_token_id: Token of an item that is not in the catalogue; never recommended.
         mask_token_id: Token that asks for an item; never recommended.
         is_decoder: A position reads only itself and the items before it, as [`Bert4RecForCausalLM`] needs.
+        use_cache: Whether a decoder in evaluation keeps keys and values for the items to come.
         tie_word_embeddings: Score items with the embeddings that read them.
         loss_type: What training minimises: "softmax", the cross entropy over the whole catalogue; "sampled_softmax",
             that over sampled negatives, for large catalogues; or "gbce", the generalised binary cross entropy

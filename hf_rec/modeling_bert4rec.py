@@ -217,7 +217,8 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         query_rotary = rotary
         if positions is not None:
             hidden_states, queries = take_positions(hidden_states, positions), take_positions(keys, positions)
-            query_rotary = tuple(take_positions(part, positions) for part in rotary)
+            rows = len(hidden_states)
+            query_rotary = tuple(take_positions(part.expand(rows, -1, -1), positions) for part in rotary)
         attended, _ = self.attention(queries, keys, query_rotary, rotary, attention_mask, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
@@ -302,7 +303,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
         inputs = input_ids if inputs_embeds is None else inputs_embeds
-        batch, length = inputs.shape[:2]
+        length = inputs.shape[1]
         if length > self.config.max_position_embeddings:
             raise ValueError(
                 f"an input of {length} positions is longer than max_position_embeddings "
@@ -315,7 +316,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             past_key_values = DynamicCache(config=self.config)
         if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
-            position_ids = past + torch.arange(length, device=inputs.device).expand(batch, -1)
+            position_ids = past + torch.arange(length, device=inputs.device).unsqueeze(0)  # the same in all rows
         hidden_states = self.embeddings(input_ids, inputs_embeds)
 
         rotary = rotary_embeddings(
