@@ -217,7 +217,7 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         query_rotary = rotary
         if positions is not None:
             hidden_states, queries = take_positions(hidden_states, positions), take_positions(keys, positions)
-            rows = len(hidden_states)
+            rows = hidden_states.shape[0]
             query_rotary = tuple(take_positions(part.expand(rows, -1, -1), positions) for part in rotary)
         attended, _ = self.attention(queries, keys, query_rotary, rotary, attention_mask, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
