@@ -35,8 +35,6 @@ KINDS = {
     False: ("BERT4Rec encoder", "AutoModelForMaskedLM", BERT4REC),
     True: ("causal Transformer, after SASRec,", "AutoModelForCausalLM", SASREC),
 }
-# Steps of training by objective: of a masked history a fifth is learned from, of next items all.
-SUITABLE_STEPS = {"next-item": 6_000, "cloze": 18_000}
 # Fields of the configuration that fit the weights of any saved model.
 CHANGEABLE = {
     "is_decoder",
@@ -54,8 +52,8 @@ LARGE_CATALOGUE = 100_000
 class RecommendationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
 
-    Training takes `SUITABLE_STEPS` unless `num_train_epochs` or `max_steps` says otherwise: it is steps, more than
-    epochs, that bring a model past the popularity of the items. The rate decays to zero; 25 validations.
+    Training takes [`suitable_steps`] unless `num_train_epochs` or `max_steps` says otherwise. The rate decays to zero;
+    25 validations.
     """
 
     per_device_train_batch_size: int = field(
@@ -65,7 +63,7 @@ class RecommendationTrainingArguments(TrainingArguments):
         default=0, metadata={"help": "Histories per device in evaluation; 0 to choose by the size of the catalogue."}
     )
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, instead of the steps below."})
-    max_steps: int = field(default=0, metadata={"help": "Steps; 0 for 6,000, or 18,000 where items are masked."})
+    max_steps: int = field(default=0, metadata={"help": "Steps; 0 to choose by the number of interactions."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
     warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
     train_sampling_strategy: str = field(
@@ -145,7 +143,7 @@ def train_recommender(
     args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
         tokenized["train"]["length"][:], tokenizer.model_max_length
     )
-    args.max_steps = args.max_steps or SUITABLE_STEPS[objective]
+    args.max_steps = args.max_steps or suitable_steps(int(sum(tokenized["train"]["length"][:])), objective)
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", fitted.metrics)
@@ -313,6 +311,18 @@ def suitable_batch_size(lengths: list[int], max_length: int) -> int:
     """
     mean = np.minimum(lengths, max_length).mean()
     return int(2 ** np.clip(np.round(np.log2(4096 / mean)), 5, 7))
+
+
+def suitable_steps(num_interactions: int, objective: str) -> int:
+    """Steps of training: five times the root of the interactions, and three times as many where items are masked.
+
+    More interactions need more steps, but fewer passes. Next items are all learned from, masked ones are a fifth.
+
+    Example:
+        >>> suitable_steps(1_000_000, "next-item"), suitable_steps(10_000, "cloze")
+        (5000, 1500)
+    """
+    return round(5 * num_interactions**0.5) * (3 if objective == "cloze" else 1)
 
 
 def suitable_eval_batch_size(vocab_size: int) -> int:
