@@ -344,7 +344,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             rows = create_causal_mask(
                 self.config, states, attention_mask, past_key_values, allow_is_causal_skip=False
             )  # (batch, 1, length, keys)
-            return mask, rows.take_along_dim(positions[:, None, :, None], dim=2)
+            return mask, rows.gather(2, positions[:, None, :, None].expand(-1, -1, -1, rows.shape[-1]))
         mask = create_bidirectional_mask(self.config, states, attention_mask)
         if positions is None:
             return mask, mask

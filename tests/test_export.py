@@ -6,6 +6,7 @@ from transformers import pipeline
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer
 from hf_rec.hub import save_recommender
+from hf_rec.modeling_bert4rec import recommender_class
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -15,14 +16,15 @@ from hf_rec.export import OnnxRecommendationPipeline, export_recommender
 HISTORIES = [["item-0"], ["item-3", "item-1"], [f"item-{number}" for number in range(12)], ["unheard of", "item-2"]]
 
 
-@pytest.fixture(scope="module")
-def pipelines(tmp_path_factory):
+@pytest.fixture(scope="module", params=[False, True], ids=["encoder", "decoder"])
+def pipelines(request, tmp_path_factory):
     """The pipeline of a saved model, and that of its export."""
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 8, "initializer_range": 0.5}
-    save_recommender(folder / "saved", Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=23, **sizes)), tokenizer)
+    config = Bert4RecConfig(vocab_size=23, is_decoder=request.param, **sizes)
+    save_recommender(folder / "saved", recommender_class(config)(config), tokenizer)
     export_recommender(folder / "saved", folder / "exported", top_k=15)
     fast = OnnxRecommendationPipeline.from_pretrained(folder / "exported", intra_op_num_threads=1)
     return pipeline("recommendation", model=folder / "saved"), fast
