@@ -92,11 +92,14 @@ class RecommendationTrainingArguments(TrainingArguments):
 class Stopwatch(TrainerCallback):
     """Notes in the log how many seconds training took so far, validation included."""
 
+    start = None
+
     def on_train_begin(self, *_args, **_kwargs):
         self.start = time.perf_counter()
 
     def on_log(self, args, state, *_args, **_kwargs):  # noqa: ARG002
-        state.log_history[-1]["seconds"] = time.perf_counter() - self.start
+        if self.start is not None:
+            state.log_history[-1]["seconds"] = time.perf_counter() - self.start
 
 
 def train_recommender(
@@ -314,15 +317,15 @@ def suitable_batch_size(lengths: list[int], max_length: int) -> int:
 
 
 def suitable_steps(num_interactions: int, objective: str) -> int:
-    """Steps of training: five times the root of the interactions, and three times as many where items are masked.
+    """Steps of training: one for 80 interactions, at least 1,000; twice as many where items are masked.
 
-    More interactions need more steps, but fewer passes. Next items are all learned from, masked ones are a fifth.
+    Next items are all learned from, of a masked history a fifth.
 
     Example:
         >>> suitable_steps(1_000_000, "next-item"), suitable_steps(10_000, "cloze")
-        (5000, 1500)
+        (12500, 2000)
     """
-    return round(5 * num_interactions**0.5) * (3 if objective == "cloze" else 1)
+    return max(num_interactions // 80, 1_000) * (2 if objective == "cloze" else 1)
 
 
 def suitable_eval_batch_size(vocab_size: int) -> int:

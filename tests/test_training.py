@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import pipeline
 
-from hf_rec import Bert4RecConfig, training
-from hf_rec.data import build_sequences, leave_one_out
+from hf_rec import Bert4RecConfig, RecommendationCollator, training
+from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.optimization import SparseRowAdamW
 from hf_rec.shop import shop_log
 from hf_rec.training import RecommendationTrainingArguments, evaluate_recommender, train_recommender
@@ -122,6 +122,16 @@ def test_the_best_model_by_validation_is_kept_and_training_stops_early(splits, t
     assert state["epoch"] == 3
     assert state["best_metric"] == max(e["eval_ndcg@10"] for e in state["log_history"] if "eval_ndcg@10" in e)
     assert state["best_global_step"] == state["global_step"] / 3
+
+
+def test_a_trainer_evaluates_before_it_trains(splits, tmp_path):
+    model, tokenizer = training.load_or_create(splits, None, **SMALL)
+    collate = RecommendationCollator(tokenizer)
+    trainer, _ = training.ranking_trainer(model, tokenize_splits(splits, tokenizer), collate, arguments(tmp_path))
+    assert trainer.evaluate()["eval_hr@10"] > 0
+    trainer.train()
+    seconds = [entry["seconds"] for entry in trainer.state.log_history if "eval_hr@10" in entry and "seconds" in entry]
+    assert 0 < seconds[0] < seconds[1]
 
 
 def test_fine_tuning_goes_on_from_a_saved_model_with_its_catalogue(splits, tmp_path):
