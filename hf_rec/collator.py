@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .pipeline_bert4rec import pad_left
+from .pipeline_bert4rec import pad_rows
 
 OBJECTIVES = ("cloze", "next-item")
 START_PROBABILITY = 0.1  # of a mask before a history
@@ -78,14 +78,13 @@ class RecommendationCollator:
         length, mask_id = self.tokenizer.model_max_length, self.tokenizer.mask_token_id
         started = (torch.rand(len(histories)) < START_PROBABILITY).tolist()
         rows = [[mask_id, *row][:length] if start else row for row, start in zip(histories, started, strict=True)]
-        reversed_ids, _ = pad_left([row[::-1] for row in rows], self.tokenizer.pad_token_id)
-        input_ids = reversed_ids.flip(1)
+        input_ids, _ = pad_rows(rows, self.tokenizer.pad_token_id)
         special = torch.tensor(self.tokenizer.all_special_ids)
         return {"input_ids": input_ids, "labels": input_ids.masked_fill(torch.isin(input_ids, special), -100)}
 
     def cloze(self, histories: list[Sequence[int]]) -> dict[str, torch.Tensor]:
         """A training batch: masks at random items."""
-        input_ids, attention_mask = pad_left(histories, self.tokenizer.pad_token_id)
+        input_ids, attention_mask = pad_rows(histories, self.tokenizer.pad_token_id, side="left")
         maskable = attention_mask.bool() & (input_ids != self.tokenizer.unk_token_id)
         chance = torch.rand(input_ids.shape).masked_fill(~maskable, 2.0)
         masked = chance < self.mask_probability
@@ -102,16 +101,19 @@ class RecommendationCollator:
         }
 
     def ask_next(self, histories: list[Sequence[int]], targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """An evaluation batch: a mask after each history, the target as its label."""
+        """An evaluation batch: a mask after each history, the target as its label; padded as in training."""
         mask, room = self.tokenizer.mask_token_id, self.tokenizer.model_max_length - 1
         recent = [history[max(len(history) - room, 0) :] for history in histories]
-        input_ids, attention_mask = pad_left([[*history, mask] for history in recent], self.tokenizer.pad_token_id)
-        labels = torch.full_like(input_ids, -100)
-        labels[:, -1] = targets
-        banned_ids, _ = pad_left(
-            histories if self.exclude_seen else [[] for _ in histories], self.tokenizer.pad_token_id
-        )
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels, "banned_ids": banned_ids}
+        pad, banned = self.tokenizer.pad_token_id, histories if self.exclude_seen else [[] for _ in histories]
+        batch = {"banned_ids": pad_rows(banned, pad)[0]}
+        if self.objective == "cloze":
+            batch["input_ids"], batch["attention_mask"] = pad_rows([[*row, mask] for row in recent], pad, side="left")
+            ends = torch.full((len(recent), 1), batch["input_ids"].shape[1] - 1)
+        else:
+            batch["input_ids"], real = pad_rows([[*(row or [mask]), mask] for row in recent], pad)
+            ends = real.sum(1, keepdim=True) - 1
+        labels = torch.full_like(batch["input_ids"], -100).scatter_(1, ends, targets.unsqueeze(1))
+        return batch | {"labels": labels}
 
 
 __all__ = ["RecommendationCollator"]

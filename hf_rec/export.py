@@ -15,7 +15,7 @@ from transformers.exporters import (
 
 from .configuration_bert4rec import Bert4RecConfig
 from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecPreTrainedModel, recommender_class
-from .pipeline_bert4rec import RecommendationPipeline
+from .pipeline_bert4rec import RecommendationPipeline, next_scores
 from .ranking_bert4rec import top_items
 from .tokenization_items import ItemTokenizer
 
@@ -29,13 +29,7 @@ class RankingGraph(Bert4RecPreTrainedModel):
         self.top_k = top_k
 
     def forward(self, input_ids, attention_mask, banned_ids):
-        scores = self.recommender(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            banned_ids=banned_ids,
-            logits_to_keep=1,
-            use_cache=False,
-        ).logits[:, 0]
+        scores = next_scores(self.recommender, input_ids, attention_mask, banned_ids)
         ids, best = top_items(scores, self.top_k)
         return {"ids": ids, "best": best, "scores": scores}
 

@@ -98,12 +98,12 @@ class RecommendationPipeline(Pipeline):
         pad, mask, room = config.pad_token_id, [config.mask_token_id], config.max_position_embeddings - 1
         recent = [ids[max(len(ids) - room, 0) :] for ids in known]
         rows = [ids or mask for ids in recent] if config.is_decoder else [ids + mask for ids in recent]
-        input_ids, attention_mask = pad_left(rows, pad)
-        banned_ids, _ = pad_left([ids + blocked if exclude_seen else blocked for ids in known], pad)
+        input_ids, attention_mask = pad_rows(rows, pad)
+        banned_ids, _ = pad_rows([ids + blocked if exclude_seen else blocked for ids in known], pad)
         return {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
 
     def _forward(self, inputs, top_k=10, candidates=None):
-        return self.rank(self.model(**inputs, logits_to_keep=1, use_cache=False).logits[:, 0], top_k, candidates)
+        return self.rank(next_scores(self.model, **inputs), top_k, candidates)
 
     def rank(self, scores, top_k, candidates):
         if candidates is not None:
@@ -129,18 +129,31 @@ class RecommendationPipeline(Pipeline):
         return ids if None not in ids else [index for index in ids if index is not None]
 
 
-def pad_left(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, longest row) ids, padded on the left, and their attention mask.
+def next_scores(model, input_ids, attention_mask, banned_ids) -> torch.Tensor:
+    """(batch, vocab_size) scores of the items after histories that are padded on the right."""
+    return model(
+        input_ids=input_ids,
+        attention_mask=None if model.config.is_decoder else attention_mask,  # a decoder reads no padding after an item
+        banned_ids=banned_ids,
+        logits_to_keep=attention_mask.sum(-1, keepdim=True) - 1,
+        use_cache=False,
+    ).logits[:, 0]
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], pad_token_id: int, side: str = "right"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows, longest row) ids, padded on a side, and their attention mask.
 
     Example:
-        >>> pad_left([[3, 4, 5], [6]], pad_token_id=0)
+        >>> pad_rows([[3, 4, 5], [6]], pad_token_id=0, side="left")
         (tensor([[3, 4, 5],
                 [0, 0, 6]]), tensor([[1, 1, 1],
                 [0, 0, 1]]))
     """
-    lengths = torch.tensor([len(row) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
     width = int(lengths.max())
-    real = torch.arange(width) >= width - lengths.unsqueeze(1)  # (rows, width)
+    real = torch.arange(width) >= width - lengths if side == "left" else torch.arange(width) < lengths
     ids = torch.frombuffer(array("q", [*chain.from_iterable(rows), pad_token_id]), dtype=torch.long)  # never empty
     return torch.full(real.shape, pad_token_id).masked_scatter_(real, ids), real.long()
 
@@ -158,4 +171,4 @@ def check_items(items, name: str):
     return items
 
 
-__all__ = ["RecommendationPipeline", "pad_left"]
+__all__ = ["RecommendationPipeline", "next_scores", "pad_rows"]

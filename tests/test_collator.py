@@ -94,7 +94,7 @@ def test_unknown_items_are_read_but_never_asked_for():
         assert batch["input_ids"].tolist() == [[UNK, MASK, UNK], [PAD, PAD, UNK]]
 
 
-@pytest.mark.parametrize(("exclude_seen", "banned"), [(True, [[*range(3, 13)], [PAD] * 9 + [4]]), (False, [[], []])])
+@pytest.mark.parametrize(("exclude_seen", "banned"), [(True, [[*range(3, 13)], [4] + [PAD] * 9]), (False, [[], []])])
 def test_an_evaluation_batch_asks_for_the_item_after_the_history(exclude_seen, banned):
     collator = RecommendationCollator(TOKENIZER, exclude_seen=exclude_seen)
     batch = collator([{"input_ids": [*range(3, 13)], "labels": 20}, {"input_ids": [4], "labels": 21}])
@@ -102,6 +102,20 @@ def test_an_evaluation_batch_asks_for_the_item_after_the_history(exclude_seen, b
     assert batch["attention_mask"].tolist() == [[1] * 8, [0] * 6 + [1, 1]]
     assert batch["labels"].tolist() == [[-100] * 7 + [20], [-100] * 7 + [21]]
     assert batch["banned_ids"].tolist() == banned
+
+
+def test_an_evaluation_batch_of_next_items_is_padded_on_the_right_and_serves_users_without_a_history():
+    collator = RecommendationCollator(TOKENIZER, objective="next-item")
+    batch = collator(
+        [{"input_ids": history, "labels": 20} for history in ([*range(3, 13)], [4], [])],
+    )
+    assert batch["input_ids"].tolist() == [
+        [6, 7, 8, 9, 10, 11, 12, MASK],
+        [4, MASK] + [PAD] * 6,
+        [MASK, MASK] + [PAD] * 6,
+    ]
+    assert batch["labels"].tolist() == [[-100] * 7 + [20], [-100, 20] + [-100] * 6, [-100, 20] + [-100] * 6]
+    assert "attention_mask" not in batch
 
 
 def test_a_seed_gives_the_masks_again_and_workers_differ():

@@ -127,10 +127,11 @@ def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, tokenizer, t
         {"input_ids": [[3 + item for item in row] for row in histories], "labels": [3 + item for item in targets]}
     )
     metrics = RankingMetrics(np.ones(len(tokenizer)), ks=(5,))
+    objective = "next-item" if recommend.model.config.is_decoder else "cloze"
     trainer = Trainer(
         recommend.model,
         TrainingArguments(tmp_path, per_device_eval_batch_size=7, report_to="none", disable_tqdm=True),
-        data_collator=RecommendationCollator(tokenizer, exclude_seen=exclude_seen),
+        data_collator=RecommendationCollator(tokenizer, exclude_seen=exclude_seen, objective=objective),
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
     )
