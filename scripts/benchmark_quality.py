@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=128, help="histories in a step")
     parser.add_argument("--epochs", type=float, default=10, help="epochs of both models")
     parser.add_argument("--learning_rate", type=float, default=1e-3, help="peak learning rate of both models")
+    parser.add_argument("--models", nargs="+", choices=["plain", "hf_rec"], default=["plain", "hf_rec"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
 
@@ -76,7 +77,7 @@ def main() -> None:
         return evaluate_scorer(score, tokenized["test"], collator, metrics, batch_size=64, description=name)
 
     rows = {"popularity": [test(popularity(tokenized["train"], len(tokenizer)), "popularity")]}
-    runs = [(kind, seed) for seed in options.seeds for kind in ("plain", "hf_rec")]
+    runs = [(kind, seed) for seed in options.seeds for kind in options.models]
     for kind, seed in tqdm(runs):
         model = train(kind, tokenized, tokenizer, seed, options)
         rows.setdefault(kind, []).append(test(scorer(model, tokenizer), kind))
