@@ -20,9 +20,9 @@ class RecommendationCollator:
     A feature without `labels` is for training. With the objective "cloze", for [`Bert4RecForMaskedLM`], each of its
     most recent items is masked with `mask_probability`; a share of the rows, `last_item_probability`, is masked at the
     last item alone, as in serving; a row in which nothing was masked by chance gets one mask. With "next-item", for
-    [`Bert4RecForCausalLM`], every item is asked for, and a tenth of the rows starts with a mask, all that a user
-    without a history has. Of a history that is longer than the input, the most recent items are taken, or in a share
-    of the rows, `window_probability`, a run of items anywhere in it.
+    [`Bert4RecForCausalLM`], every item but the first is asked for, and a tenth of the rows starts with a mask, all
+    that a user without a history has. Of a history that is longer than the input, the most recent items are taken,
+    or in a share of the rows, `window_probability`, a run of items anywhere in it.
 
     A feature with `labels`, the id of the item that follows, is for evaluation: a mask is appended, and with
     `exclude_seen` the items of the whole history are banned from the ranking. Unknown items are read, but never asked
@@ -74,13 +74,14 @@ class RecommendationCollator:
         return [history[start : start + length] for history, start in zip(histories, starts.tolist(), strict=True)]
 
     def next_item(self, histories: list[Sequence[int]]) -> dict[str, torch.Tensor]:
-        """A training batch that asks for every item. Padding is on the right, where no item reads it: no mask."""
+        """A training batch that asks for all items. Padding is on the right, where no item reads it: no mask."""
         length, mask_id = self.tokenizer.model_max_length, self.tokenizer.mask_token_id
         started = (torch.rand(len(histories)) < START_PROBABILITY).tolist()
         rows = [[mask_id, *row][:length] if start else row for row, start in zip(histories, started, strict=True)]
         input_ids, _ = pad_rows(rows, self.tokenizer.pad_token_id)
-        special = torch.tensor(self.tokenizer.all_special_ids)
-        return {"input_ids": input_ids, "labels": input_ids.masked_fill(torch.isin(input_ids, special), -100)}
+        labels = input_ids.masked_fill(torch.isin(input_ids, torch.tensor(self.tokenizer.all_special_ids)), -100)
+        labels[:, 0] = -100  # nothing stands before it
+        return {"input_ids": input_ids, "labels": labels}
 
     def cloze(self, histories: list[Sequence[int]]) -> dict[str, torch.Tensor]:
         """A training batch: masks at random items."""

@@ -53,7 +53,7 @@ def test_a_next_item_batch_asks_for_every_known_item_and_pads_on_the_right(histo
     for ids, labels, history in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), histories, strict=True):
         recent = [MASK, *history[-8:]][:8] if ids[0] == MASK else history[-8:]
         assert ids == recent + [PAD] * (len(ids) - len(recent))
-        assert labels == [-100 if item in (PAD, UNK, MASK) else item for item in ids]
+        assert labels == [-100, *(-100 if item in (PAD, UNK, MASK) else item for item in ids[1:])]
 
 
 @pytest.mark.parametrize("objective", ["cloze", "next-item"])
