@@ -65,6 +65,7 @@ class RecommendationTrainingArguments(TrainingArguments):
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, instead of the steps below."})
     max_steps: int = field(default=0, metadata={"help": "Steps; 0 to choose by the number of interactions."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=1.0, metadata={"help": "AdamW's, times the rate in each step."})
     warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
     train_sampling_strategy: str = field(
         default="group_by_length",

@@ -32,6 +32,7 @@ def train(kind: str, tokenized, tokenizer, seed: int, options: argparse.Namespac
             per_device_train_batch_size=options.batch_size,
             num_train_epochs=options.epochs,
             learning_rate=options.learning_rate,
+            weight_decay=0.0,
             train_sampling_strategy="random" if plain else "group_by_length",
             eval_strategy="no",
             save_strategy="no",
