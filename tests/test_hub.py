@@ -78,7 +78,8 @@ def make_recommender(items=ITEMS, seed=0, **config):
     tokenizer = ItemTokenizer.from_items(items, max_length=8)
     torch.manual_seed(seed)
     small = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 8, "initializer_range": 0.5}
-    return Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=len(tokenizer), **(config or small))).eval(), tokenizer
+    config = Bert4RecConfig(vocab_size=len(tokenizer), **(config or small))
+    return modeling_bert4rec.recommender_class(config)(config).eval(), tokenizer
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -224,6 +225,22 @@ def test_stock_transformers_gives_the_same_answers(saved, outside, expected, way
     assert len(found["recommended"][0]) == 5
     assert found["tokenizer"] == "transformers.tokenization_utils_tokenizers.TokenizersBackend"
     assert all(name.startswith(f"transformers_modules.{way}.") for name in found["classes"])
+
+
+def test_stock_transformers_opens_a_causal_model_and_generates_with_it(tmp_path):
+    model, tokenizer = make_recommender(
+        hidden_size=16, max_position_embeddings=8, initializer_range=0.5, is_decoder=True
+    )
+    save_recommender(tmp_path / "causal", model, tokenizer)
+    found = elsewhere("--read", tmp_path / "causal", home=tmp_path / "home")["read"][str(tmp_path / "causal")]
+    expected = answers(str(tmp_path / "causal"))
+    assert_same_answers(found, expected)
+    assert found["generated"] == expected["generated"]
+    assert [name.rpartition(".")[2] for name in found["classes"][2:]] == [
+        "Bert4RecForCausalLM",
+        "RecommendationPipeline",
+        "Bert4RecForCausalLM",
+    ]
 
 
 def test_ids_outside_are_those_of_the_item_tokenizer(recommender, outside, saved):

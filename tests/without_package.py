@@ -9,7 +9,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 HISTORIES = [
     ["item-3", "green tea", "[MASK]", "ice [PAD] set"],
@@ -34,18 +34,20 @@ def answers(name: str, **kwargs) -> dict:
     token = {key: value for key, value in kwargs.items() if key == "token"}
     tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **token)
     inputs = tokenizer(HISTORIES, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
-    base = AutoModel.from_pretrained(name, **kwargs)
-    model = AutoModelForMaskedLM.from_pretrained(name, **kwargs)
+    config, base = AutoConfig.from_pretrained(name, **kwargs), AutoModel.from_pretrained(name, **kwargs)
+    model = (AutoModelForCausalLM if config.is_decoder else AutoModelForMaskedLM).from_pretrained(name, **kwargs)
     with torch.inference_mode():
         states, logits = base(**inputs).last_hidden_state, model(**inputs).logits
     recommend = pipeline("recommendation", model=name, **kwargs)
-    parts = (AutoConfig.from_pretrained(name, **kwargs), base, model, recommend, recommend.model)
+    generated = model.generate(**inputs, max_new_tokens=3, do_sample=False).tolist() if config.is_decoder else None
+    parts = (config, base, model, recommend, recommend.model)
     return {
         "tokenizer": class_name(tokenizer),
         "classes": [class_name(part) for part in parts],
         "input_ids": inputs["input_ids"].tolist(),
         "states": states.tolist(),
         "logits": logits.tolist(),
+        "generated": generated,
         "recommended": recommend(HISTORIES, top_k=5),
     }
 
