@@ -23,10 +23,15 @@ def main() -> None:
     purchases, items = shop_log(seed=options.seed)
     splits = leave_one_out(build_sequences(purchases))
     args = RecommendationTrainingArguments(
-        output_dir=str(options.output_dir), max_steps=1500, per_device_train_batch_size=64, seed=options.seed
+        output_dir=str(options.output_dir), max_steps=1_000, per_device_train_batch_size=64, seed=options.seed
     )
     results = train_recommender(
-        splits, args, max_length=20, dataset="a generated shop log", command="python scripts/demo.py"
+        splits,
+        args,
+        config={"is_decoder": True},
+        max_length=20,
+        dataset="a generated shop log",
+        command="python scripts/demo.py",
     )
     print(f"\nTest metrics, full ranking over {items.num_rows} items:\n\n{results_table(results)}")
 
