@@ -21,6 +21,7 @@ VARIANTS = {
     "gBCE, 1,024 negatives": ["--loss_type", "gbce"],
     "dropout 0.1": ["--hidden_dropout_prob", "0.1"],
     "dropout 0.4": ["--hidden_dropout_prob", "0.4"],
+    "no weight decay": ["--weight_decay", "0"],
     "rate 1e-3": ["--learning_rate", "1e-3"],
     "rate 4e-3": ["--learning_rate", "4e-3"],
     "1 head": ["--num_attention_heads", "1"],
