@@ -91,9 +91,9 @@ def read_run(folder: Path) -> dict:
 
 
 def spread(values: list[float], digits: int = 4) -> str:
-    """Mean and standard deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.{digits}f} ± {deviation:.{digits}f}"
+    """Mean and, of several, standard deviation."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def write_page(cards_dir: Path) -> None:
