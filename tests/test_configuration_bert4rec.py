@@ -44,8 +44,8 @@ def test_every_field_is_read_by_code():
     properties = "special_token_ids"  # stands for the ids that it gives
     assert properties in code
     unread = {name for name in OWN_FIELDS if f"config.{name}" not in code}
-    # `initializer_range` is read by PreTrainedModel._init_weights.
-    assert unread == {"unk_token_id", "mask_token_id", "initializer_range"}
+    # Transformers reads `initializer_range` in `_init_weights`, `use_cache` in `merge_with_config_defaults`.
+    assert unread == {"unk_token_id", "mask_token_id", "initializer_range", "use_cache"}
 
 
 def test_a_saved_configuration_comes_back_through_the_auto_class(tmp_path):
