@@ -40,8 +40,8 @@ class RecommendationCollator:
         window_probability: Share of the training rows with a run of items from anywhere in the history, in [0, 1].
 
     Returns (of a call):
-        `input_ids`, `attention_mask` and `labels` of shape (batch, longest row), labels -100 where nothing is asked;
-        in evaluation `banned_ids` (batch, longest history) as well.
+        `input_ids`, `labels` and, for "cloze", `attention_mask` of shape (batch, longest row), labels -100 where
+        nothing is asked; in evaluation `banned_ids` (batch, longest history) as well.
     """
 
     tokenizer: PreTrainedTokenizerBase

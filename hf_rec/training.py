@@ -142,12 +142,12 @@ def train_recommender(
     if checkpoint:
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer)
-    objective = "next-item" if model.config.is_decoder else "cloze"
-    collate = RecommendationCollator(tokenizer, objective=objective, **(collator or {}))
+    collate = suitable_collator(model, tokenizer, **(collator or {}))
+    lengths = tokenized["train"]["length"][:]
     args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
-        tokenized["train"]["length"][:], tokenizer.model_max_length
+        lengths, tokenizer.model_max_length
     )
-    args.max_steps = args.max_steps or suitable_steps(int(sum(tokenized["train"]["length"][:])), objective)
+    args.max_steps = args.max_steps or suitable_steps(sum(lengths), collate.objective)
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", fitted.metrics)
@@ -199,7 +199,7 @@ def evaluate_recommender(
     """
     model, tokenizer = load_or_create(splits, model_name_or_path)
     tokenized = tokenize_splits(splits, tokenizer)
-    collate = RecommendationCollator(tokenizer, exclude_seen=exclude_seen)
+    collate = suitable_collator(model, tokenizer, exclude_seen=exclude_seen)
     with tempfile.TemporaryDirectory() as scratch:
         args = RecommendationTrainingArguments(scratch, per_device_eval_batch_size=batch_size)
         trainer, metrics = ranking_trainer(model, tokenized, collate, args)
@@ -295,6 +295,12 @@ def load_or_create(
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": max_length}
     config = Bert4RecConfig(**sizes, **(defaults | dict(config or {})))
     return recommender_class(config)(config), tokenizer
+
+
+def suitable_collator(model: PreTrainedModel, tokenizer: ItemTokenizer, **options) -> RecommendationCollator:
+    """A collator that asks what the model learns."""
+    objective = "next-item" if model.config.is_decoder else "cloze"
+    return RecommendationCollator(tokenizer, objective=objective, **options)
 
 
 def suitable_max_length(lengths: np.ndarray) -> int:

@@ -5,14 +5,12 @@ Runs `train.py` for each variant that is not done yet and prints a table. Other 
 """
 
 import argparse
-import json
-import subprocess
 import sys
 from pathlib import Path
 
+from reproduce import read_run, train
 from tqdm.auto import tqdm
 
-TRAIN = Path(__file__).with_name("train.py")
 VARIANTS = {
     "the recipe": [],
     "masked items (cloze)": ["--objective", "cloze"],
@@ -31,22 +29,6 @@ VARIANTS = {
 }
 
 
-def train(number: int, changes: list[str], options: argparse.Namespace, more: list[str]) -> dict:
-    """Facts of the finished run of a variant."""
-    folder = options.output_dir / f"variant-{number}"
-    if not (folder / "config.json").exists():  # written last
-        command = [sys.executable, TRAIN, "--train_file", options.train_file, "--output_dir", folder, *changes, *more]
-        given = [*map(str, command), "--max_steps", str(options.steps), "--seed", str(options.seed)]
-        subprocess.run(given, check=True, stdout=sys.stderr)
-    state, results = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("trainer_state.json", "all_results.json")
-    )
-    best = max(
-        (entry["eval_ndcg@10"], entry["eval_hr@10"]) for entry in state["log_history"] if "eval_ndcg@10" in entry
-    )
-    return {"ndcg": best[0], "hr": best[1], "seconds": results["train_runtime"]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
@@ -56,9 +38,11 @@ def main() -> None:
     options, more = parser.parse_known_args()
     print(f"{options.train_file.parent.name}, {options.steps:,} steps, seed {options.seed}\n")
     print("| changed | validation NDCG@10 | HR@10 | training, s |\n|---|---:|---:|---:|")
+    given = ["--train_file", options.train_file, "--max_steps", options.steps, "--seed", options.seed, *more]
     for number, (name, changes) in enumerate(tqdm(VARIANTS.items())):
-        run = train(number, changes, options, more)
-        print(f"| {name} | {run['ndcg']:.4f} | {run['hr']:.4f} | {run['seconds']:.0f} |", flush=True)
+        run = read_run(train(options.output_dir / f"variant-{number}", *given, *changes, stdout=sys.stderr))
+        ndcg, hr = run["validation"]
+        print(f"| {name} | {ndcg:.4f} | {hr:.4f} | {run['seconds']:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

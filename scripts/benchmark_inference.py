@@ -20,12 +20,11 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-import hf_rec
 from hf_rec import metrics
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.export import OnnxRecommendationPipeline, export_recommender
 from hf_rec.hub import save_recommender
-from hf_rec.training import RecommendationTrainingArguments, load_or_create, ranking_trainer
+from hf_rec.training import RecommendationTrainingArguments, load_or_create, ranking_trainer, suitable_collator
 
 FIRST = """
 import time
@@ -96,7 +95,7 @@ def main() -> None:
             measure(name, OnnxRecommendationPipeline.from_pretrained(path, **threads), histories, targets, options)
 
         args = RecommendationTrainingArguments(Path(folder) / "scratch", disable_tqdm=True)
-        trainer, _ = ranking_trainer(model, tokenized, hf_rec.RecommendationCollator(tokenizer), args)
+        trainer, _ = ranking_trainer(model, tokenized, suitable_collator(model, tokenizer), args)
         evaluations = [seconds_of(trainer.evaluate, tokenized["test"]) for _ in range(options.runs)]
         code = FIRST.format(folder=str(saved), history=histories[0])
         starts = [

@@ -65,15 +65,11 @@ popularity their mean number of interactions.
 """
 
 
-def train(name: str, seed: int, options: argparse.Namespace, more: list[str]) -> Path:
-    """Folder of the finished run of a seed."""
-    folder = options.output_dir / f"seed-{seed}" / name
+def train(folder: Path, *arguments: object, **kwargs) -> Path:
+    """The folder of a run of `train.py`, which is started or goes on unless it is finished."""
     if not (folder / "config.json").exists():  # written last
-        data = ["--dataset_name", options.dataset]
-        if options.data_dir:
-            data = ["--train_file", options.data_dir / options.dataset / "interactions.parquet"]
-        command = [sys.executable, TRAIN, *data, "--objective", options.objective, "--seed", seed]
-        subprocess.run([*map(str, command), "--output_dir", str(folder), *more], check=True)
+        command = [sys.executable, TRAIN, "--output_dir", folder, *arguments]
+        subprocess.run([*map(str, command)], check=True, **kwargs)
     return folder
 
 
@@ -81,10 +77,12 @@ def read_run(folder: Path) -> dict:
     """What a page of results tells of a run."""
     results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
     log = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
+    validations = [entry for entry in log if "eval_ndcg@10" in entry]
     return {
         "test": {metric: results[f"test_{metric}"] for metric in METRICS},
         "baselines": {name: {metric: results[f"{name}_{metric}"] for metric in METRICS} for name in BASELINES},
-        "curve": [(entry["seconds"], entry["eval_ndcg@10"]) for entry in log if "eval_ndcg@10" in entry],
+        "curve": [(entry["seconds"], entry["eval_ndcg@10"]) for entry in validations],
+        "validation": max((entry["eval_ndcg@10"], entry["eval_hr@10"]) for entry in validations),
         "seconds": results["train_runtime"],
         "epochs": results["epoch"],
     }
@@ -144,7 +142,15 @@ def main() -> None:
     options, more = parser.parse_known_args()
 
     name = f"bert4rec-{options.dataset}" + ("-causal" if options.objective == "next-item" else "")
-    folders = [train(name, seed, options, more) for seed in tqdm(options.seeds, desc=name)]
+    data = ["--dataset_name", options.dataset]
+    if options.data_dir:
+        data = ["--train_file", options.data_dir / options.dataset / "interactions.parquet"]
+    folders = [
+        train(
+            options.output_dir / f"seed-{seed}" / name, *data, "--objective", options.objective, "--seed", seed, *more
+        )
+        for seed in tqdm(options.seeds, desc=name)
+    ]
     command = ["python scripts/reproduce.py", options.dataset, "--objective", options.objective, "--seeds"]
     result = {
         "dataset": options.dataset,

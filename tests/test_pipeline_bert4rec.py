@@ -4,7 +4,8 @@ import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments, pipeline
 
-from hf_rec import ItemTokenizer, RankingMetrics, RecommendationCollator, RecommendationPipeline
+from hf_rec import ItemTokenizer, RankingMetrics, RecommendationPipeline
+from hf_rec.training import suitable_collator
 
 HISTORIES = [
     ["item-0"],
@@ -127,11 +128,10 @@ def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, tokenizer, t
         {"input_ids": [[3 + item for item in row] for row in histories], "labels": [3 + item for item in targets]}
     )
     metrics = RankingMetrics(np.ones(len(tokenizer)), ks=(5,))
-    objective = "next-item" if recommend.model.config.is_decoder else "cloze"
     trainer = Trainer(
         recommend.model,
         TrainingArguments(tmp_path, per_device_eval_batch_size=7, report_to="none", disable_tqdm=True),
-        data_collator=RecommendationCollator(tokenizer, exclude_seen=exclude_seen, objective=objective),
+        data_collator=suitable_collator(recommend.model, tokenizer, exclude_seen=exclude_seen),
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
     )
