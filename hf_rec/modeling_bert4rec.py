@@ -290,7 +290,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             inputs_embeds: (batch, length, hidden) in place of `input_ids`.
             positions_to_keep: (batch, n) positions whose states are wanted, the last layer computes no other; all if
                 None.
-            past_key_values: What a decoder kept of the items before `input_ids`.
+            past_key_values: What a decoder kept of the items before `input_ids`; also as `cache`, its name from
+                Transformers 5.24 on.
             use_cache: Whether a decoder returns `past_key_values`, by default in evaluation.
 
         Returns:
@@ -310,6 +311,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 f"({self.config.max_position_embeddings}); keep the most recent items, as the tokenizer does with "
                 "truncation=True"
             )
+        cache = kwargs.pop("cache", None)
+        past_key_values = past_key_values if cache is None else cache
         if not self.config.is_decoder:
             past_key_values = None
         elif use_cache and past_key_values is None and not self.training:

@@ -201,9 +201,10 @@ def test_what_follows_an_item_does_not_change_its_scores(decoder, attention):
     assert (whole[:, :-1] - whole[:, 1:]).abs().amax((0, 2)).min() > 0.1
 
 
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # before Transformers 5.24, and from then on
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
-def test_a_session_grows_by_one_event_without_reading_its_history_again(decoder, attention):
+def test_a_session_grows_by_one_event_without_reading_its_history_again(decoder, attention, name):
     decoder.set_attn_implementation(attention)
     inputs = random_histories(torch.Generator().manual_seed(5), 2, 8)
     padded = torch.nn.functional.pad(inputs[:, :3], (2, 0), value=PAD)
@@ -214,8 +215,8 @@ def test_a_session_grows_by_one_event_without_reading_its_history_again(decoder,
         session = decoder(
             inputs[:, length - 1 : length],
             attention_mask=mask,
-            past_key_values=session.past_key_values,
             logits_to_keep=1,
+            **{name: session.past_key_values},
         )
         again = decoder(inputs[:, :length], logits_to_keep=1, use_cache=False)
         torch.testing.assert_close(session.logits, again.logits, atol=1e-5, rtol=0)
