@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, EvalResult, HfApi, ModelCard, ModelCardData
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-CARD_METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "novelty@10", "popularity@10")
+CARD_METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "overlap@10", "novelty@10", "popularity@10")
 
 CARD = """---
 {metadata}
@@ -39,8 +39,9 @@ With `hf_rec` installed and imported, `trust_remote_code` is not needed. The wei
 {table}
 
 NDCG and HR count the held-out item among the first 10; MRR is over the whole ranking; coverage is the share of the
-catalogue that is recommended to anyone; novelty is the mean of -log2 of the recommended items' share of the training
-interactions; popularity is their mean number of training interactions.
+catalogue that is recommended to anyone; overlap is the chance that an item of one user's list stands in another
+user's; novelty is the mean of -log2 of the recommended items' share of the training interactions; popularity is their
+mean number of training interactions.
 
 ## Training
 

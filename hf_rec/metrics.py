@@ -10,7 +10,7 @@ from .ranking_bert4rec import target_rank, top_items
 
 
 class RankingMetrics:
-    """HR@k, NDCG@k and MRR of the targets; coverage, novelty and popularity of the lists.
+    """HR@k, NDCG@k and MRR of the targets; coverage, overlap, novelty and popularity of the lists.
 
     `preprocess` turns the scores of a batch into ranks and lists at once, so that no more than one batch of scores is
     ever held; give both methods to a Trainer: `Trainer(..., preprocess_logits_for_metrics=metrics.preprocess,
@@ -20,7 +20,7 @@ class RankingMetrics:
     Args:
         item_counts: (vocab_size,) interactions of each item in the training data, 0 for the special tokens.
         num_special_tokens: Tokens of the vocabulary that are no items.
-        ks: Lengths of the lists; coverage, novelty and popularity are those of the longest.
+        ks: Lengths of the lists; coverage, overlap, novelty and popularity are those of the longest.
     """
 
     def __init__(self, item_counts: np.ndarray, num_special_tokens: int = 3, ks: Sequence[int] = (5, 10)):
@@ -61,12 +61,16 @@ class RankingMetrics:
         return metrics | {f"{name}@{self.ks[-1]}": value for name, value in self.list_metrics(lists).items()}
 
     def list_metrics(self, lists: np.ndarray) -> dict[str, float]:
-        """Share of the catalogue that is recommended to anyone, and how popular what is recommended is."""
+        """Share of the catalogue that is recommended to anyone, the chance that an item of one user's list stands in
+        another user's, and how popular what is recommended is."""
         recommended = lists[lists >= 0]
+        users_of_item = np.bincount(recommended, minlength=len(self.item_counts))
+        pairs = max(len(recommended) * (len(lists) - 1), 1)
         share = self.item_counts / max(self.item_counts.sum(), 1)
         rarest = share[share > 0].min(initial=1.0)
         return {
             "coverage": len(np.unique(recommended)) / self.num_items,
+            "overlap": float(np.sum(users_of_item * (users_of_item - 1)) / pairs),
             "novelty": float(np.mean(-np.log2(np.maximum(share[recommended], rarest)))) if len(recommended) else 0.0,
             "popularity": float(np.mean(self.item_counts[recommended])) if len(recommended) else 0.0,
         }

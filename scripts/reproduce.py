@@ -17,8 +17,13 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 TRAIN = Path(__file__).with_name("train.py")
-METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "novelty@10", "popularity@10")
+METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "overlap@10", "novelty@10", "popularity@10")
 BASELINES = ("popularity", "last-item Markov")
+TIMES = {
+    "training, s": lambda run: run["seconds"],
+    "to 95 %, s": lambda run: next(s for s, ndcg in run["curve"] if ndcg >= 0.95 * run["validation"][0]),
+    "an epoch, s": lambda run: run["seconds"] / run["epochs"],
+}
 # NDCG@10 and HR@10 by leave-one-out and full ranking without the history, as their authors report them.
 PUBLISHED = {
     "ml-1m": {
@@ -58,8 +63,9 @@ Test metrics by leave-one-out: each user's last item is ranked among all items o
 history, for all users; the item before it is for validation, by which the best weights of a run are kept. Means and
 standard deviations over the seeds. Published figures are as their authors report them, for the same data and protocol;
 what they train on, how long, and the order of items of equal time differ. Coverage is the share of the catalogue in
-anyone's list of ten, novelty the mean of -log2 of the recommended items' share of the training interactions,
-popularity their mean number of interactions.
+anyone's list of ten, overlap the chance that an item of one user's list stands in another user's, novelty the mean of
+-log2 of the recommended items' share of the training interactions, popularity their mean number of interactions.
+Seconds of training include validation; those to 95 % are until the validation NDCG@10 first was 95 % of its best.
 
 ![Learning curves](learning_curves.png)
 """
@@ -99,17 +105,18 @@ def write_page(cards_dir: Path) -> None:
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((cards_dir / "results").glob("*.json"))]
     lines = [PAGE]
     for dataset in dict.fromkeys(result["dataset"] for result in results):
-        lines += [f"\n## {dataset}\n", f"| | {' | '.join(METRICS)} | training, s | epochs |", "|---|" + "---:|" * 8]
+        header = ["", *METRICS, *TIMES]
+        lines += [f"\n## {dataset}\n", f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
         models = [result for result in results if result["dataset"] == dataset]
         for name, row in models[0]["runs"][0]["baselines"].items():
-            lines.append(f"| {name} | {' | '.join(f'{row[metric]:.4f}' for metric in METRICS)} | | |")
+            lines.append(f"| {name} | {' | '.join(f'{row[metric]:.4f}' for metric in METRICS)} |{' |' * len(TIMES)}")
         for model in models:
             runs = model["runs"]
             cells = [spread([run["test"][metric] for run in runs]) for metric in METRICS]
-            cells += [spread([run[key] for run in runs], 0) for key in ("seconds", "epochs")]
+            cells += [spread([time(run) for run in runs], 1) for time in TIMES.values()]
             lines.append(f"| **{model['name']}**, seeds {model['seeds']} | {' | '.join(cells)} |")
         for name, (ndcg, hr) in PUBLISHED.get(dataset, {}).items():
-            lines.append(f"| {name} | {ndcg:.4f} | {'' if hr is None else f'{hr:.4f}'} | | | | | | |")
+            lines.append(f"| {name} | {ndcg:.4f} | {'' if hr is None else f'{hr:.4f}'} |{' |' * (len(header) - 3)}")
         lines += ["", *(f"`{model['command']}`\n" for model in models)]
     (cards_dir / "results.md").write_text("\n".join(lines), encoding="utf-8")
     plot(results, cards_dir / "learning_curves.png")

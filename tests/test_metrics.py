@@ -41,6 +41,7 @@ def test_metrics_of_three_histories_by_hand():
             "ndcg@3": (1 + 1 / np.log2(4)) / 3,
             "mrr": (1 + 1 / 3 + 1 / 8) / 3,
             "coverage@3": 5 / 5,
+            "overlap@3": np.mean([3 / 3, 1 / 3, 1 / 3]),  # of the three pairs of users
             "novelty@3": -np.log2(share[lists]).mean(),
             "popularity@3": COUNTS[lists].mean(),
         }
@@ -72,7 +73,9 @@ def test_lists_that_run_out_of_items_count_what_they_have():
 def test_one_item_and_longer_lists_than_the_catalogue():
     scores = torch.tensor([[-torch.inf, -torch.inf, -torch.inf, 0.5]])
     results = evaluated(RankingMetrics(np.array([0, 0, 0, 3]), ks=(10,)), scores, labels(3))
-    assert results == {"hr@10": 1, "ndcg@10": 1, "mrr": 1, "coverage@10": 1, "novelty@10": 0, "popularity@10": 3}
+    assert results == {"hr@10": 1, "ndcg@10": 1, "mrr": 1, "coverage@10": 1, "overlap@10": 0, "novelty@10": 0} | {
+        "popularity@10": 3
+    }
 
 
 def test_a_model_of_nan_scores_nothing():
