@@ -45,7 +45,7 @@ class RecommendationCollator:
     """
 
     tokenizer: PreTrainedTokenizerBase
-    mask_probability: float = 0.2
+    mask_probability: float = 0.4
     last_item_probability: float = 0.1
     exclude_seen: bool = True
     objective: str = "cloze"

@@ -18,7 +18,7 @@ class Bert4RecConfig(PreTrainedConfig):
         hidden_size: Width of the item embeddings and of the encoder.
         num_hidden_layers: Encoder layers.
         num_attention_heads: Attention heads; must divide `hidden_size`.
-        intermediate_size: Width of the feed-forward layers.
+        intermediate_size: Width of the feed-forward layers; four times `hidden_size` if None.
         hidden_act: Activation of the feed-forward layers.
         hidden_dropout_prob: Dropout of the embeddings and of the residual branches.
         attention_probs_dropout_prob: Dropout of the attention weights. Flash attention on CPU needs 0.
@@ -55,7 +55,7 @@ class Bert4RecConfig(PreTrainedConfig):
     hidden_size: int = 64
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
-    intermediate_size: int = 256
+    intermediate_size: int | None = None
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.2
     attention_probs_dropout_prob: float | int = 0.0
@@ -76,6 +76,8 @@ class Bert4RecConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         if self.ignore_custom_pipelines:
             kwargs.pop("custom_pipelines", None)
+        if self.intermediate_size is None:
+            self.intermediate_size = 4 * self.hidden_size
         super().__post_init__(**kwargs)
 
     def save_pretrained(self, *args, **kwargs):

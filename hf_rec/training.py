@@ -44,6 +44,8 @@ CHANGEABLE = {
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
 }
+# Positions up to which a new model reads short histories.
+SHORT = 50
 # Items from which on a new model is trained with sampled negatives, and an item's row only in steps that read it.
 LARGE_CATALOGUE = 100_000
 
@@ -65,7 +67,10 @@ class RecommendationTrainingArguments(TrainingArguments):
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, instead of the steps below."})
     max_steps: int = field(default=0, metadata={"help": "Steps; 0 to choose by the number of interactions."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
-    weight_decay: float = field(default=1.0, metadata={"help": "AdamW's, times the rate in each step."})
+    weight_decay: float | None = field(
+        default=None,
+        metadata={"help": "AdamW's, times the rate in each step; chosen by objective and length if not given."},
+    )
     warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
     train_sampling_strategy: str = field(
         default="group_by_length",
@@ -147,7 +152,9 @@ def train_recommender(
     args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
         lengths, tokenizer.model_max_length
     )
-    args.max_steps = args.max_steps or suitable_steps(sum(lengths), collate.objective)
+    args.max_steps = args.max_steps or suitable_steps(sum(lengths), collate.objective, tokenizer.model_max_length)
+    if args.weight_decay is None:
+        args.weight_decay = suitable_weight_decay(collate.objective, tokenizer.model_max_length)
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", fitted.metrics)
@@ -293,7 +300,7 @@ def load_or_create(
     tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
     defaults = {"loss_type": "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax"}
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": max_length}
-    config = Bert4RecConfig(**sizes, **(defaults | dict(config or {})))
+    config = Bert4RecConfig(**sizes, **(defaults | suitable_model(max_length) | dict(config or {})))
     return recommender_class(config)(config), tokenizer
 
 
@@ -324,16 +331,41 @@ def suitable_batch_size(lengths: list[int], max_length: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(4096 / mean)), 5, 7))
 
 
-def suitable_steps(num_interactions: int, objective: str) -> int:
-    """Steps of training: one for 80 interactions, at least 1,000; twice as many where items are masked.
+def suitable_steps(num_interactions: int, objective: str, max_length: int) -> int:
+    """Steps of training: one for 80 interactions, or 50 where histories are short, and at least 1,000.
 
-    Next items are all learned from, of a masked history a fifth.
+    Twice as many where items are masked: next items are all learned from, of a masked history a part.
 
     Example:
-        >>> suitable_steps(1_000_000, "next-item"), suitable_steps(10_000, "cloze")
+        >>> suitable_steps(1_000_000, "next-item", max_length=200), suitable_steps(10_000, "cloze", max_length=50)
         (12500, 2000)
     """
-    return max(num_interactions // 80, 1_000) * (2 if objective == "cloze" else 1)
+    steps = max(num_interactions // (50 if max_length <= SHORT else 80), 1_000)
+    return 2 * steps if objective == "cloze" else steps
+
+
+def suitable_model(max_length: int) -> dict[str, int | float]:
+    """Width and dropout of a new model: wide, with more dropout, for short histories; long ones cost more a step.
+
+    Example:
+        >>> suitable_model(max_length=50)
+        {'hidden_size': 128, 'hidden_dropout_prob': 0.3}
+    """
+    if max_length <= SHORT:
+        return {"hidden_size": 128, "hidden_dropout_prob": 0.3}
+    return {"hidden_size": 64, "hidden_dropout_prob": 0.2}
+
+
+def suitable_weight_decay(objective: str, max_length: int) -> float:
+    """AdamW's weight decay: 1 for next items, 2 where histories are short, 0.2 where items are masked.
+
+    Example:
+        >>> suitable_weight_decay("next-item", 200), suitable_weight_decay("cloze", 200)
+        (1.0, 0.2)
+    """
+    if objective == "cloze":
+        return 0.2
+    return 2.0 if max_length <= SHORT else 1.0
 
 
 def suitable_eval_batch_size(vocab_size: int) -> int:

@@ -1,19 +1,28 @@
 #!/usr/bin/env python
 """What each part of the recipe is worth: the best validation NDCG@10 with one thing changed, for as many steps.
 
-Runs `train.py` for each variant that is not done yet and prints a table. Other arguments go to `train.py`.
+Trains each variant that is not done yet as `train.py` does, and prints a table: options of the recipe, and parts of
+other models that `hf_rec` could have. Other arguments go to `train.py`.
 """
 
 import argparse
 import sys
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
-from reproduce import read_run, train
+import torch
+import train
+from reproduce import read_run
+from torch import nn
 from tqdm.auto import tqdm
 
-VARIANTS = {
+from hf_rec import modeling_bert4rec
+
+OPTIONS = {
     "the recipe": [],
     "masked items (cloze)": ["--objective", "cloze"],
+    "masked items, a fifth of them": ["--objective", "cloze", "--mask_probability", "0.2"],
+    "masked items, half of the rows at the last alone": ["--objective", "cloze", "--last_item_probability", "0.5"],
     "recent items alone of long histories": ["--window_probability", "0"],
     "1,024 sampled negatives": ["--loss_type", "sampled_softmax"],
     "gBCE, 1,024 negatives": ["--loss_type", "gbce"],
@@ -25,22 +34,107 @@ VARIANTS = {
     "1 head": ["--num_attention_heads", "1"],
     "1 layer": ["--num_hidden_layers", "1"],
     "3 layers": ["--num_hidden_layers", "3"],
-    "hidden size 128": ["--hidden_size", "128", "--intermediate_size", "512"],
+    "hidden size 64": ["--hidden_size", "64"],
+    "hidden size 128": ["--hidden_size", "128"],
 }
+BASE = {name: getattr(modeling_bert4rec, name) for name in ("Bert4RecEmbeddings", "Bert4RecLayer", "Bert4RecMLP")}
+
+
+class SwiGLU(nn.Module):
+    """A gated feed-forward layer of as many parameters ([Shazeer, 2020](https://arxiv.org/abs/2002.05202))."""
+
+    def __init__(self, config):
+        super().__init__()
+        width = 2 * config.intermediate_size // 3
+        self.up = nn.Linear(config.hidden_size, 2 * width)
+        self.down = nn.Linear(width, config.hidden_size)
+
+    def forward(self, hidden_states):
+        gate, value = self.up(hidden_states).chunk(2, dim=-1)
+        return self.down(nn.functional.silu(gate) * value)
+
+
+class Gate(nn.Module):
+    """A branch times the sigmoid of a projection of its input, as in LiGR
+    ([Borisyuk et al., 2025](https://arxiv.org/abs/2502.03417))."""
+
+    def __init__(self, branch, size):
+        super().__init__()
+        self.branch, self.gate = branch, nn.Linear(size, size)
+
+    def forward(self, hidden_states, *args, **kwargs):
+        gate = torch.sigmoid(self.gate(hidden_states))
+        output = self.branch(hidden_states, *args, **kwargs)
+        return (output[0] * gate, output[1]) if isinstance(output, tuple) else output * gate
+
+
+class GatedLayer(BASE["Bert4RecLayer"]):
+    def __init__(self, config, layer_index):
+        super().__init__(config, layer_index)
+        self.attention, self.mlp = Gate(self.attention, config.hidden_size), Gate(self.mlp, config.hidden_size)
+
+
+class PositionedEmbeddings(BASE["Bert4RecEmbeddings"]):
+    """Items and their places from the end of the row, as in SASRec."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.places = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+
+    def forward(self, input_ids=None, inputs_embeds=None):
+        places = ((input_ids > 0).sum(1, keepdim=True) - 1 - torch.arange(input_ids.shape[1])).clamp(min=0)
+        return super().forward(inputs_embeds=self.item_embeddings(input_ids) + self.places(places))
+
+
+class PlainEmbeddings(BASE["Bert4RecEmbeddings"]):
+    def __init__(self, config):
+        super().__init__(config)
+        self.norm = nn.Identity()
+
+
+PARTS = {
+    "SwiGLU": {"Bert4RecMLP": SwiGLU},
+    "gated layers (LiGR)": {"Bert4RecLayer": GatedLayer},
+    "embeddings of positions": {"Bert4RecEmbeddings": PositionedEmbeddings},
+    "no norm of the embeddings": {"Bert4RecEmbeddings": PlainEmbeddings},
+}
+
+
+@contextmanager
+def parts(changed: dict[str, type]):
+    """The model with some parts changed."""
+    for name, part in changed.items():
+        setattr(modeling_bert4rec, name, part)
+    yield
+    for name in changed:
+        setattr(modeling_bert4rec, name, BASE[name])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
-    parser.add_argument("--steps", type=int, default=3_000, help="steps of each variant")
+    parser.add_argument("--steps", type=int, default=2_000, help="steps of each variant")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--variants", nargs="*", help="names of some variants; all by default")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="where the models go")
     options, more = parser.parse_known_args()
+    variants = {name: (changes, {}) for name, changes in OPTIONS.items()}
+    variants |= {name: ([], changed) for name, changed in PARTS.items()}
+    if unknown := sorted({*(options.variants or [])} - {*variants}):
+        parser.error(f"no variant {unknown}; there are {list(variants)}")
+
     print(f"{options.train_file.parent.name}, {options.steps:,} steps, seed {options.seed}\n")
-    print("| changed | validation NDCG@10 | HR@10 | training, s |\n|---|---:|---:|---:|")
-    given = ["--train_file", options.train_file, "--max_steps", options.steps, "--seed", options.seed, *more]
-    for number, (name, changes) in enumerate(tqdm(VARIANTS.items())):
-        run = read_run(train(options.output_dir / f"variant-{number}", *given, *changes, stdout=sys.stderr))
+    print("| changed | validation NDCG@10 | HR@10 | training, s |\n|---|---:|---:|---:|", flush=True)
+    given = ["--train_file", options.train_file, "--max_steps", options.steps, "--seed", options.seed]
+    given += ["--eval_steps", 0.2, "--save_steps", 0.2, *more]
+    for name, (changes, changed) in tqdm(variants.items()):
+        if options.variants and name not in options.variants:
+            continue
+        folder = options.output_dir / "".join(letter if letter.isalnum() else "-" for letter in name)
+        if not (folder / "config.json").exists():  # written last
+            with parts(changed), redirect_stdout(sys.stderr):
+                train.main([*map(str, given), *changes, "--output_dir", str(folder)])
+        run = read_run(folder)
         ndcg, hr = run["validation"]
         print(f"| {name} | {ndcg:.4f} | {hr:.4f} | {run['seconds']:.0f} |", flush=True)
 

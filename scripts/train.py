@@ -45,7 +45,7 @@ class ModelArguments:
         },
     )
     num_negatives: int | None = field(default=None, metadata={"help": "Negatives of a sampled loss in each step."})
-    mask_probability: float = field(default=0.2, metadata={"help": "cloze: chance of an item to be masked."})
+    mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "cloze: share of the histories of which the last item alone is masked."}
     )
@@ -66,9 +66,10 @@ class ModelArguments:
         return {name: given[name] for name in given if name in Bert4RecConfig.__dataclass_fields__}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = HfArgumentParser((DataArguments, ModelArguments, RecommendationTrainingArguments), description=__doc__)
-    data, model, args = parser.parse_args_into_dataclasses()
+    data, model, args = parser.parse_args_into_dataclasses(arguments)
     results = train_recommender(
         data.load_splits(),
         args,
@@ -84,7 +85,7 @@ def main() -> None:
         patience=model.early_stopping_patience,
         dataset=data.title,
         split=data.split,
-        command=shlex.join(["python", "scripts/train.py", *map(without_folders, sys.argv[1:])]),
+        command=shlex.join(["python", "scripts/train.py", *map(without_folders, arguments)]),
     )
     print(f"\nTest metrics, full ranking:\n\n{results_table(results)}\n\nModel, card and results: {args.output_dir}")
 

@@ -245,6 +245,20 @@ def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file
     assert not Bert4RecConfig.from_pretrained(tmp_path / "runs/seed-1/bert4rec-shop").is_decoder
 
 
+def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path):
+    command = ["ablate.py", "--train_file", log_file, "--steps", 10, "--output_dir", tmp_path, "--hidden_size", 16]
+    done = script(*command, "--variants", "the recipe", "1 head", "SwiGLU", "gated layers (LiGR)")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines() if line.endswith(" |")][1:]
+    assert [row[0] for row in rows] == ["| the recipe", "| 1 head", "| SwiGLU", "| gated layers (LiGR)"]
+    assert len({tuple(row[1:3]) for row in rows}) == 4
+    assert Bert4RecConfig.from_pretrained(tmp_path / "1-head").num_attention_heads == 1
+    assert Bert4RecConfig.from_pretrained(tmp_path / "SwiGLU").num_attention_heads == 2
+    assert "model.layers.1.attention.gate.weight" in load_file(tmp_path / "gated-layers--LiGR-" / "model.safetensors")
+    unknown = script(*command, "--variants", "2 heads")
+    assert unknown.returncode != 0 and "no variant ['2 heads']; there are ['the recipe', " in unknown.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
