@@ -81,7 +81,7 @@ class PositionedEmbeddings(BASE["Bert4RecEmbeddings"]):
         super().__init__(config)
         self.places = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, input_ids=None, inputs_embeds=None):
+    def forward(self, input_ids, inputs_embeds=None):  # noqa: ARG002
         places = ((input_ids > 0).sum(1, keepdim=True) - 1 - torch.arange(input_ids.shape[1])).clamp(min=0)
         return super().forward(inputs_embeds=self.item_embeddings(input_ids) + self.places(places))
 

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from benchmark_training import PaddedCollator, new_model
+from benchmark_training import MASK_PROBABILITY, PaddedCollator, new_model
 from tqdm.auto import tqdm
 from transformers import Trainer, set_seed
 
@@ -39,7 +39,7 @@ def train(kind: str, tokenized, tokenizer, seed: int, options: argparse.Namespac
             load_best_model_at_end=False,
             seed=seed,
         )
-        collator = PaddedCollator(tokenizer) if plain else RecommendationCollator(tokenizer)
+        collator = PaddedCollator(tokenizer) if plain else RecommendationCollator(tokenizer, MASK_PROBABILITY)
         Trainer(model, args, train_dataset=tokenized["train"], data_collator=collator).train()
     return model.eval()
 

@@ -29,6 +29,7 @@ from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer, Recommend
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.training import RecommendationTrainingArguments
 
+MASK_PROBABILITY = 0.2
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
 
 
@@ -46,7 +47,7 @@ class PaddedCollator(DataCollatorForLanguageModeling):
     """Stock masks on the most recent items, padded to the longest input that the model takes."""
 
     def __init__(self, tokenizer):
-        super().__init__(tokenizer, mlm_probability=0.2, pad_to_multiple_of=tokenizer.model_max_length)
+        super().__init__(tokenizer, mlm_probability=MASK_PROBABILITY, pad_to_multiple_of=tokenizer.model_max_length)
 
     def __call__(self, features):
         length = self.tokenizer.model_max_length
@@ -78,7 +79,7 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
     tokenizer = ItemTokenizer.from_items(sequences["item_ids"], max_length=options.max_length)
     train = tokenize_splits(leave_one_out(sequences), tokenizer)["train"]
     if kind == "hf_rec":
-        collator, strategy = RecommendationCollator(tokenizer), "group_by_length"
+        collator, strategy = RecommendationCollator(tokenizer, MASK_PROBABILITY), "group_by_length"
     else:
         collator, strategy = PaddedCollator(tokenizer), "random"
     clock, steps = Clock(), options.hf_rec_steps if kind == "hf_rec" else options.plain_steps
@@ -87,6 +88,7 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             folder,
             per_device_train_batch_size=options.batch_size,
             max_steps=steps + options.warmup_steps,
+            weight_decay=0.0,
             train_sampling_strategy=strategy,
             dataloader_drop_last=True,  # every step counts as a whole batch
             eval_strategy="no",

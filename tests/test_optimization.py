@@ -92,6 +92,7 @@ def test_the_trainer_runs_it_clips_the_rest_and_resumes_to_the_same_weights(toke
             tmp_path,
             per_device_train_batch_size=8,
             max_steps=steps,
+            weight_decay=0.1,
             lr_scheduler_type="constant",
             warmup_steps=0,
             eval_strategy="no",
