@@ -50,6 +50,7 @@ def test_every_field_is_read_by_code():
 
 def test_a_saved_configuration_comes_back_through_the_auto_class(tmp_path):
     config = Bert4RecConfig(vocab_size=50, hidden_size=24, num_attention_heads=3, mask_token_id=49)
+    assert config.intermediate_size == 96
     config.save_pretrained(tmp_path)
     loaded = AutoConfig.from_pretrained(tmp_path)
     assert type(loaded) is Bert4RecConfig

@@ -103,6 +103,7 @@ def test_training_learns_what_the_baselines_cannot(tmp_path, is_decoder, epochs)
     args = arguments(tmp_path / "shop", num_train_epochs=epochs, learning_rate=5e-3)
     config = {"hidden_size": 32, "intermediate_size": 64, "is_decoder": is_decoder}
     results = train_recommender(splits, args, max_length=16, config=config)
+    assert args.weight_decay == (2.0 if is_decoder else 0.2)
     assert results["shop"]["hr@10"] > 1.1 * results["last-item Markov"]["hr@10"]
     assert results["last-item Markov"]["hr@10"] > 2 * results["popularity"]["hr@10"]
 
