@@ -2,7 +2,8 @@
 """What each part of the recipe is worth: the best validation NDCG@10 with one thing changed, for as many steps.
 
 Trains each variant that is not done yet as `train.py` does, and prints a table: options of the recipe, and parts of
-other models that `hf_rec` could have. Other arguments go to `train.py`.
+other models that `hf_rec` could have. Other arguments go to `train.py`. The page that `reproduce.py` writes ends with
+the tables that are kept as `model_cards/results/ablation-*.md`.
 """
 
 import argparse
@@ -123,14 +124,15 @@ def main() -> None:
     if unknown := sorted({*(options.variants or [])} - {*variants}):
         parser.error(f"no variant {unknown}; there are {list(variants)}")
 
-    print(f"{options.train_file.parent.name}, {options.steps:,} steps, seed {options.seed}\n")
-    print("| changed | validation NDCG@10 | HR@10 | training, s |\n|---|---:|---:|---:|", flush=True)
+    dataset = options.train_file.parent.name
+    print(f"\n## {dataset}: one thing changed\n\nBest validation in {options.steps:,} steps, seed {options.seed}.\n")
+    print("| changed | NDCG@10 | HR@10 | training, s |\n|---|---:|---:|---:|", flush=True)
     given = ["--train_file", options.train_file, "--max_steps", options.steps, "--seed", options.seed]
     given += ["--eval_steps", 0.2, "--save_steps", 0.2, *more]
-    for name, (changes, changed) in tqdm(variants.items()):
-        if options.variants and name not in options.variants:
-            continue
-        folder = options.output_dir / "".join(letter if letter.isalnum() else "-" for letter in name)
+    runs = options.output_dir / f"{dataset}-{options.steps}-seed-{options.seed}"
+    for name in tqdm(options.variants or variants):
+        changes, changed = variants[name]
+        folder = runs / "".join(letter if letter.isalnum() else "-" for letter in name)
         if not (folder / "config.json").exists():  # written last
             with parts(changed), redirect_stdout(sys.stderr):
                 train.main([*map(str, given), *changes, "--output_dir", str(folder)])

@@ -118,6 +118,7 @@ def write_page(cards_dir: Path) -> None:
         for name, (ndcg, hr) in PUBLISHED.get(dataset, {}).items():
             lines.append(f"| {name} | {ndcg:.4f} | {'' if hr is None else f'{hr:.4f}'} |{' |' * (len(header) - 3)}")
         lines += ["", *(f"`{model['command']}`\n" for model in models)]
+    lines += [file.read_text(encoding="utf-8") for file in sorted((cards_dir / "results").glob("ablation-*.md"))]
     (cards_dir / "results.md").write_text("\n".join(lines), encoding="utf-8")
     plot(results, cards_dir / "learning_curves.png")
 

@@ -253,9 +253,10 @@ def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path):
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.endswith(" |")][1:]
     assert [row[0] for row in rows] == ["| the recipe", "| 1 head", "| SwiGLU", "| gated layers (LiGR)"]
     assert len({tuple(row[1:3]) for row in rows}) == 4
-    assert Bert4RecConfig.from_pretrained(tmp_path / "1-head").num_attention_heads == 1
-    assert Bert4RecConfig.from_pretrained(tmp_path / "SwiGLU").num_attention_heads == 2
-    assert "model.layers.1.attention.gate.weight" in load_file(tmp_path / "gated-layers--LiGR-" / "model.safetensors")
+    runs = tmp_path / f"{log_file.parent.name}-10-seed-0"
+    assert Bert4RecConfig.from_pretrained(runs / "1-head").num_attention_heads == 1
+    assert Bert4RecConfig.from_pretrained(runs / "SwiGLU").num_attention_heads == 2
+    assert "model.layers.1.attention.gate.weight" in load_file(runs / "gated-layers--LiGR-" / "model.safetensors")
     unknown = script(*command, "--variants", "2 heads")
     assert unknown.returncode != 0 and "no variant ['2 heads']; there are ['the recipe', " in unknown.stderr
 
