@@ -153,8 +153,6 @@ def train_recommender(
         lengths, tokenizer.model_max_length
     )
     args.max_steps = args.max_steps or suitable_steps(sum(lengths), collate.objective, tokenizer.model_max_length)
-    if args.weight_decay is None:
-        args.weight_decay = suitable_weight_decay(collate.objective, tokenizer.model_max_length)
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", fitted.metrics)
@@ -230,6 +228,8 @@ def ranking_trainer(
         item_counts(tokenized["train"], len(tokenizer)), num_special_tokens=len(tokenizer.all_special_ids)
     )
     args.per_device_eval_batch_size = args.per_device_eval_batch_size or suitable_eval_batch_size(len(tokenizer))
+    if args.weight_decay is None:
+        args.weight_decay = suitable_weight_decay(collate.objective, tokenizer.model_max_length)
     rowwise = updates_rows(model.config)
     model.get_input_embeddings().sparse = rowwise
     callbacks = [Stopwatch()]
