@@ -317,7 +317,7 @@ def suitable_max_length(lengths: np.ndarray) -> int:
         >>> suitable_max_length(np.array([5, 8, 60])), suitable_max_length(np.array([5] * 9 + [60]))
         (100, 50)
     """
-    return next((length for length in (50, 100) if np.mean(lengths < length) >= 0.9), 200)
+    return next((length for length in (SHORT, 100) if np.mean(lengths < length) >= 0.9), 200)
 
 
 def suitable_batch_size(lengths: list[int], max_length: int) -> int:
@@ -345,15 +345,13 @@ def suitable_steps(num_interactions: int, objective: str, max_length: int) -> in
 
 
 def suitable_model(max_length: int) -> dict[str, int | float]:
-    """Width and dropout of a new model: wide, with more dropout, for short histories; long ones cost more a step.
+    """Width and dropout of a new model for short histories; for long ones, which cost more, the configuration's.
 
     Example:
-        >>> suitable_model(max_length=50)
-        {'hidden_size': 128, 'hidden_dropout_prob': 0.3}
+        >>> suitable_model(max_length=50), suitable_model(max_length=200)
+        ({'hidden_size': 128, 'hidden_dropout_prob': 0.3}, {})
     """
-    if max_length <= SHORT:
-        return {"hidden_size": 128, "hidden_dropout_prob": 0.3}
-    return {"hidden_size": 64, "hidden_dropout_prob": 0.2}
+    return {"hidden_size": 128, "hidden_dropout_prob": 0.3} if max_length <= SHORT else {}
 
 
 def suitable_weight_decay(objective: str, max_length: int) -> float:

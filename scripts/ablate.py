@@ -8,8 +8,9 @@ the tables that are kept as `model_cards/results/ablation-*.md`.
 
 import argparse
 import sys
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import train
@@ -101,16 +102,6 @@ PARTS = {
 }
 
 
-@contextmanager
-def parts(changed: dict[str, type]):
-    """The model with some parts changed."""
-    for name, part in changed.items():
-        setattr(modeling_bert4rec, name, part)
-    yield
-    for name in changed:
-        setattr(modeling_bert4rec, name, BASE[name])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
@@ -134,7 +125,7 @@ def main() -> None:
         changes, changed = variants[name]
         folder = runs / "".join(letter if letter.isalnum() else "-" for letter in name)
         if not (folder / "config.json").exists():  # written last
-            with parts(changed), redirect_stdout(sys.stderr):
+            with patch.multiple(modeling_bert4rec, **(BASE | changed)), redirect_stdout(sys.stderr):
                 train.main([*map(str, given), *changes, "--output_dir", str(folder)])
         run = read_run(folder)
         ndcg, hr = run["validation"]

@@ -51,7 +51,6 @@ def run(shape: dict, options: argparse.Namespace) -> dict[str, float]:
     config = Bert4RecConfig(
         vocab_size=shape["items"] + 3,
         hidden_size=shape["hidden"],
-        intermediate_size=4 * shape["hidden"],
         max_position_embeddings=shape["length"],
         loss_type=shape["loss"],
     )

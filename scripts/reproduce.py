@@ -16,8 +16,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
+from hf_rec.hub import CARD_METRICS as METRICS
+
 TRAIN = Path(__file__).with_name("train.py")
-METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "overlap@10", "novelty@10", "popularity@10")
 BASELINES = ("popularity", "last-item Markov")
 TIMES = {
     "training, s": lambda run: run["seconds"],
@@ -103,9 +104,8 @@ def spread(values: list[float], digits: int = 4) -> str:
 def write_page(cards_dir: Path) -> None:
     """`results.md` and `learning_curves.png` from the results of all data sets."""
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((cards_dir / "results").glob("*.json"))]
-    lines = [PAGE]
+    lines, header = [PAGE], ["", *METRICS, *TIMES]
     for dataset in dict.fromkeys(result["dataset"] for result in results):
-        header = ["", *METRICS, *TIMES]
         lines += [f"\n## {dataset}\n", f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
         models = [result for result in results if result["dataset"] == dataset]
         for name, row in models[0]["runs"][0]["baselines"].items():

@@ -32,11 +32,15 @@ class ModelArguments:
         default=None,
         metadata={"help": "Positions of a new model's input, the most recent items; chosen by how many users have."},
     )
-    hidden_size: int | None = field(default=None, metadata={"help": "Width of a new model."})
+    hidden_size: int | None = field(
+        default=None, metadata={"help": "Width of a new model; 128 for histories of up to 50 items, else 64."}
+    )
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers of a new model."})
     num_attention_heads: int | None = field(default=None, metadata={"help": "Attention heads of a new model."})
     intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward width of a new model."})
-    hidden_dropout_prob: float | None = field(default=None, metadata={"help": "Dropout of a new model."})
+    hidden_dropout_prob: float | None = field(
+        default=None, metadata={"help": "Dropout of a new model; 0.3 for histories of up to 50 items, else 0.2."}
+    )
     loss_type: str | None = field(
         default=None,
         metadata={
