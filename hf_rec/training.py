@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
 
 from .baselines import evaluate_scorer, item_counts, last_item_markov, popularity
@@ -26,6 +27,7 @@ from .hub import BERT4REC, SASREC, check_folder, model_card, push_recommender, s
 from .metrics import RankingMetrics
 from .modeling_bert4rec import recommender_class
 from .optimization import SparseRowAdamW
+from .sampler import ShuffledLengthGroupedSampler
 from .tokenization_items import ItemTokenizer
 
 logger = logging.get_logger(__name__)
@@ -44,18 +46,38 @@ CHANGEABLE = {
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
 }
-# Positions up to which a new model reads short histories.
-SHORT = 50
 # Items from which on a new model is trained with sampled negatives, and an item's row only in steps that read it.
 LARGE_CATALOGUE = 100_000
+# Positions of a new model's input when nine in ten histories are short.
+SHORT = 50
+MIN_STEPS = 1_000
+
+
+class Recipe(NamedTuple):
+    """Sizes of a new model, and how it is trained."""
+
+    hidden_size: int
+    hidden_dropout_prob: float
+    learning_rate: float
+    weight_decay: float
+    interactions_per_step: int
+
+
+# By whether the model is a decoder, and whether its input is of up to `SHORT` positions; chosen on validation.
+RECIPES = {
+    (True, True): Recipe(128, 0.3, 2e-3, 2.0, 50),
+    (True, False): Recipe(64, 0.2, 2e-3, 1.0, 100),
+    (False, True): Recipe(128, 0.3, 2e-3, 0.2, 25),
+    (False, False): Recipe(128, 0.1, 1e-3, 0.2, 100),
+}
 
 
 @dataclass
 class RecommendationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
 
-    Training takes [`suitable_steps`] unless `num_train_epochs` or `max_steps` says otherwise. The rate decays to zero;
-    25 validations.
+    Training takes the steps of the [`Recipe`], at least 1,000, unless `num_train_epochs` or `max_steps` says otherwise.
+    The rate decays to zero; 25 validations.
     """
 
     per_device_train_batch_size: int = field(
@@ -66,7 +88,9 @@ class RecommendationTrainingArguments(TrainingArguments):
     )
     num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, instead of the steps below."})
     max_steps: int = field(default=0, metadata={"help": "Steps; 0 to choose by the number of interactions."})
-    learning_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate; chosen by objective and length if not given."}
+    )
     weight_decay: float | None = field(
         default=None,
         metadata={"help": "AdamW's, times the rate in each step; chosen by objective and length if not given."},
@@ -93,6 +117,17 @@ class RecommendationTrainingArguments(TrainingArguments):
         elif self.max_steps == 0:
             self.max_steps = -1
         super().__post_init__()
+
+
+class RecommendationTrainer(Trainer):
+    """The stock Trainer, with batches of histories of similar length in any order."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if not isinstance(sampler, LengthGroupedSampler):
+            return sampler
+        lengths = np.minimum(sampler.lengths, self.processing_class.model_max_length).tolist()
+        return ShuffledLengthGroupedSampler(sampler.batch_size, lengths, self.args.seed)
 
 
 class Stopwatch(TrainerCallback):
@@ -148,11 +183,12 @@ def train_recommender(
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer)
     collate = suitable_collator(model, tokenizer, **(collator or {}))
+    recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
     lengths = tokenized["train"]["length"][:]
     args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
         lengths, tokenizer.model_max_length
     )
-    args.max_steps = args.max_steps or suitable_steps(sum(lengths), collate.objective, tokenizer.model_max_length)
+    args.max_steps = args.max_steps or max(sum(lengths) // recipe.interactions_per_step, MIN_STEPS)
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_metrics("train", fitted.metrics)
@@ -222,20 +258,22 @@ def ranking_trainer(
     args: TrainingArguments,
     patience: int | None = None,
 ) -> tuple[Trainer, RankingMetrics]:
-    """A stock Trainer that evaluates by ranking, and its metrics."""
+    """A Trainer that evaluates by ranking, and its metrics."""
     tokenizer = collate.tokenizer
     metrics = RankingMetrics(
         item_counts(tokenized["train"], len(tokenizer)), num_special_tokens=len(tokenizer.all_special_ids)
     )
     args.per_device_eval_batch_size = args.per_device_eval_batch_size or suitable_eval_batch_size(len(tokenizer))
-    if args.weight_decay is None:
-        args.weight_decay = suitable_weight_decay(collate.objective, tokenizer.model_max_length)
+    recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
+    for name in ("learning_rate", "weight_decay"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(recipe, name))
     rowwise = updates_rows(model.config)
     model.get_input_embeddings().sparse = rowwise
     callbacks = [Stopwatch()]
     if patience and args.load_best_model_at_end:
         callbacks.append(EarlyStoppingCallback(patience))
-    trainer = Trainer(
+    trainer = RecommendationTrainer(
         model=model,
         args=args,
         train_dataset=tokenized["train"],
@@ -298,9 +336,15 @@ def load_or_create(
     items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
     targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]
     tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
-    defaults = {"loss_type": "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax"}
+    config = dict(config or {})
+    recipe = suitable_recipe(config.get("is_decoder", False), max_length)
+    defaults = {
+        "hidden_size": recipe.hidden_size,
+        "hidden_dropout_prob": recipe.hidden_dropout_prob,
+        "loss_type": "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax",
+    }
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": max_length}
-    config = Bert4RecConfig(**sizes, **(defaults | suitable_model(max_length) | dict(config or {})))
+    config = Bert4RecConfig(**sizes, **(defaults | config))
     return recommender_class(config)(config), tokenizer
 
 
@@ -331,39 +375,14 @@ def suitable_batch_size(lengths: list[int], max_length: int) -> int:
     return int(2 ** np.clip(np.round(np.log2(4096 / mean)), 5, 7))
 
 
-def suitable_steps(num_interactions: int, objective: str, max_length: int) -> int:
-    """Steps of training: one for 80 interactions, or 50 where histories are short, and at least 1,000.
-
-    Twice as many where items are masked: next items are all learned from, of a masked history a part.
+def suitable_recipe(is_decoder: bool, max_length: int) -> Recipe:
+    """The recipe for what is learned and how long the input is.
 
     Example:
-        >>> suitable_steps(1_000_000, "next-item", max_length=200), suitable_steps(10_000, "cloze", max_length=50)
-        (12500, 2000)
+        >>> suitable_recipe(is_decoder=True, max_length=50).weight_decay
+        2.0
     """
-    steps = max(num_interactions // (50 if max_length <= SHORT else 80), 1_000)
-    return 2 * steps if objective == "cloze" else steps
-
-
-def suitable_model(max_length: int) -> dict[str, int | float]:
-    """Width and dropout of a new model for short histories; for long ones, which cost more, the configuration's.
-
-    Example:
-        >>> suitable_model(max_length=50), suitable_model(max_length=200)
-        ({'hidden_size': 128, 'hidden_dropout_prob': 0.3}, {})
-    """
-    return {"hidden_size": 128, "hidden_dropout_prob": 0.3} if max_length <= SHORT else {}
-
-
-def suitable_weight_decay(objective: str, max_length: int) -> float:
-    """AdamW's weight decay: 1 for next items, 2 where histories are short, 0.2 where items are masked.
-
-    Example:
-        >>> suitable_weight_decay("next-item", 200), suitable_weight_decay("cloze", 200)
-        (1.0, 0.2)
-    """
-    if objective == "cloze":
-        return 0.2
-    return 2.0 if max_length <= SHORT else 1.0
+    return RECIPES[is_decoder, max_length <= SHORT]
 
 
 def suitable_eval_batch_size(vocab_size: int) -> int:

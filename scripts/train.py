@@ -33,13 +33,13 @@ class ModelArguments:
         metadata={"help": "Positions of a new model's input, the most recent items; chosen by how many users have."},
     )
     hidden_size: int | None = field(
-        default=None, metadata={"help": "Width of a new model; 128 for histories of up to 50 items, else 64."}
+        default=None, metadata={"help": "Width of a new model; chosen by objective and length if not given."}
     )
     num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers of a new model."})
     num_attention_heads: int | None = field(default=None, metadata={"help": "Attention heads of a new model."})
     intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward width of a new model."})
     hidden_dropout_prob: float | None = field(
-        default=None, metadata={"help": "Dropout of a new model; 0.3 for histories of up to 50 items, else 0.2."}
+        default=None, metadata={"help": "Dropout of a new model; chosen by objective and length if not given."}
     )
     loss_type: str | None = field(
         default=None,

@@ -15,6 +15,7 @@ from transformers import pipeline
 from hf_rec import Bert4RecConfig, RecommendationCollator, training
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.optimization import SparseRowAdamW
+from hf_rec.sampler import ShuffledLengthGroupedSampler
 from hf_rec.shop import shop_log
 from hf_rec.training import RecommendationTrainingArguments, evaluate_recommender, train_recommender
 
@@ -103,7 +104,7 @@ def test_training_learns_what_the_baselines_cannot(tmp_path, is_decoder, epochs)
     args = arguments(tmp_path / "shop", num_train_epochs=epochs, learning_rate=5e-3)
     config = {"hidden_size": 32, "intermediate_size": 64, "is_decoder": is_decoder}
     results = train_recommender(splits, args, max_length=16, config=config)
-    assert args.weight_decay == (2.0 if is_decoder else 0.2)
+    assert (args.learning_rate, args.weight_decay) == (5e-3, 2.0 if is_decoder else 0.2)
     assert results["shop"]["hr@10"] > 1.1 * results["last-item Markov"]["hr@10"]
     assert results["last-item Markov"]["hr@10"] > 2 * results["popularity"]["hr@10"]
 
@@ -133,6 +134,41 @@ def test_a_trainer_evaluates_before_it_trains(splits, tmp_path):
     trainer.train()
     seconds = [entry["seconds"] for entry in trainer.state.log_history if "eval_hr@10" in entry and "seconds" in entry]
     assert 0 < seconds[0] < seconds[1]
+
+
+@pytest.mark.parametrize(("is_decoder", "short"), training.RECIPES, ids=str)
+def test_a_model_follows_the_recipe_of_its_objective_and_length(splits, tmp_path, is_decoder, short):
+    max_length = training.SHORT if short else training.SHORT + 1
+    recipe = training.RECIPES[is_decoder, short]
+    model, tokenizer = training.load_or_create(splits, None, {"is_decoder": is_decoder}, max_length)
+    assert model.config.hidden_size == recipe.hidden_size
+    assert model.config.hidden_dropout_prob == recipe.hidden_dropout_prob
+    collate = training.suitable_collator(model, tokenizer)
+    args = arguments(tmp_path, weight_decay=0.0)
+    training.ranking_trainer(model, tokenize_splits(splits, tokenizer), collate, args)
+    assert (args.learning_rate, args.weight_decay) == (recipe.learning_rate, 0.0)
+
+
+def test_batches_are_of_similar_length_and_in_any_order(splits, tmp_path):
+    model, tokenizer = training.load_or_create(splits, None, **SMALL)
+    collate, tokenized = RecommendationCollator(tokenizer), tokenize_splits(splits, tokenizer)
+    trainer, _ = training.ranking_trainer(model, tokenized, collate, arguments(tmp_path, seed=4))
+    orders = []
+    for epoch in (0, 1, 0):
+        loader = trainer.get_train_dataloader()
+        loader.set_epoch(epoch)
+        orders.append([batch["input_ids"].shape for batch in loader])
+    lengths = [min(length, 16) for length in tokenized["train"]["length"]]
+    expected = ShuffledLengthGroupedSampler(64, lengths, seed=4)
+    for epoch, order in zip((0, 1, 0), orders, strict=True):
+        expected.set_epoch(epoch)
+        rows = list(expected)
+        widths = [max(lengths[row] for row in rows[start : start + 64]) for start in range(0, len(rows), 64)]
+        assert order == [(min(64, len(rows) - 64 * n), width) for n, width in enumerate(widths)]
+    trainer, _ = training.ranking_trainer(
+        model, tokenized, collate, arguments(tmp_path, train_sampling_strategy="random")
+    )
+    assert isinstance(trainer.get_train_dataloader().batch_sampler.sampler, torch.utils.data.RandomSampler)
 
 
 def test_fine_tuning_goes_on_from_a_saved_model_with_its_catalogue(splits, tmp_path):
