@@ -68,7 +68,7 @@ RECIPES = {
     (True, True): Recipe(128, 0.3, 2e-3, 2.0, 50),
     (True, False): Recipe(64, 0.2, 2e-3, 1.0, 100),
     (False, True): Recipe(128, 0.3, 2e-3, 0.2, 25),
-    (False, False): Recipe(128, 0.1, 1e-3, 0.2, 100),
+    (False, False): Recipe(128, 0.1, 1e-3, 0.2, 80),
 }
 
 
@@ -76,8 +76,8 @@ RECIPES = {
 class RecommendationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
 
-    Training takes the steps of the [`Recipe`], at least 1,000, unless `num_train_epochs` or `max_steps` says otherwise.
-    The rate decays to zero; 25 validations.
+    Training takes the steps of the recipe, at least 1,000, unless `num_train_epochs` or `max_steps` says otherwise. The
+    rate decays to zero; 25 validations.
     """
 
     per_device_train_batch_size: int = field(
