@@ -1,4 +1,4 @@
-"""Training a recommender from split sequences, with the stock Trainer: fit, evaluate, compare, save."""
+"""Training a recommender from split sequences, with the Trainer: fit, evaluate, compare, save."""
 
 import json
 import platform
@@ -120,7 +120,7 @@ class RecommendationTrainingArguments(TrainingArguments):
 
 
 class RecommendationTrainer(Trainer):
-    """The stock Trainer, with batches of histories of similar length in any order."""
+    """The Trainer, with batches of histories of similar length in any order."""
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -457,4 +457,4 @@ def machine(args: TrainingArguments) -> str:
     return f"{torch.get_num_threads()} CPU thread(s) ({platform.machine()})"
 
 
-__all__ = ["RecommendationTrainingArguments", "evaluate_recommender", "train_recommender"]
+__all__ = ["RecommendationTrainer", "RecommendationTrainingArguments", "evaluate_recommender", "train_recommender"]
