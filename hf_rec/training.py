@@ -76,8 +76,8 @@ RECIPES = {
 class RecommendationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
 
-    Training takes the steps of the recipe, at least 1,000, unless `num_train_epochs` or `max_steps` says otherwise. The
-    rate decays to zero; 25 validations.
+    Training takes the steps of the recipe, at least 1,000, unless `num_train_epochs` or `max_steps` says otherwise.
+    The rate decays to zero; 25 validations.
     """
 
     per_device_train_batch_size: int = field(
@@ -126,7 +126,7 @@ class RecommendationTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        lengths = np.minimum(sampler.lengths, self.processing_class.model_max_length).tolist()
+        lengths = np.minimum(sampler.lengths, self.model.config.max_position_embeddings).tolist()
         return ShuffledLengthGroupedSampler(sampler.batch_size, lengths, self.args.seed)
 
 
