@@ -26,6 +26,7 @@ OPTIONS = {
     "masked items, a fifth of them": ["--objective", "cloze", "--mask_probability", "0.2"],
     "masked items, half of the rows at the last alone": ["--objective", "cloze", "--last_item_probability", "0.5"],
     "recent items alone of long histories": ["--window_probability", "0"],
+    "batches of any lengths": ["--train_sampling_strategy", "random"],
     "1,024 sampled negatives": ["--loss_type", "sampled_softmax"],
     "gBCE, 1,024 negatives": ["--loss_type", "gbce"],
     "dropout 0.1": ["--hidden_dropout_prob", "0.1"],
