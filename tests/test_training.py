@@ -282,6 +282,28 @@ def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file
     assert not Bert4RecConfig.from_pretrained(tmp_path / "runs/seed-1/bert4rec-shop").is_decoder
 
 
+def test_a_page_of_results_tells_when_milestones_were_reached(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import reproduce
+
+    metrics = dict.fromkeys(reproduce.METRICS, 0.5)
+    run = {
+        "test": metrics,
+        "baselines": {"popularity": metrics},
+        "validation": [0.16, 0.3],
+        "seconds": 30.0,
+        "epochs": 2.0,
+    }
+    runs = [run | {"curve": [[10.4, 0.1], [20.0, 0.17]]}, run | {"curve": [[9.6, 0.16], [19.0, 0.15]]}]
+    result = {"dataset": "ml-1m", "objective": "cloze", "name": "m", "seeds": [0, 1], "command": "c", "runs": runs}
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "m.json").write_text(json.dumps(result))
+    reproduce.write_page(tmp_path)
+    page = (tmp_path / "results.md").read_text()
+    assert "Validation NDCG@10 first was 0.16 after 20, 10 s (cloze)." in page
+    assert "Validation NDCG@10 first was 0.175 after -, - s (cloze)." in page
+
+
 def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path):
     command = ["ablate.py", "--train_file", log_file, "--steps", 10, "--output_dir", tmp_path, "--hidden_size", 16]
     done = script(*command, "--variants", "the recipe", "1 head", "SwiGLU", "gated layers (LiGR)")
