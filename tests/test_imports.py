@@ -6,7 +6,7 @@ from pathlib import Path
 import hf_rec
 
 LEVELS = [
-    {"columns", "configuration_bert4rec", "loss_bert4rec", "optimization", "ranking_bert4rec", "shop"},
+    {"columns", "configuration_bert4rec", "loss_bert4rec", "optimization", "ranking_bert4rec", "sampler", "shop"},
     {"tokenization_items", "metrics", "pipeline_bert4rec"},
     {"modeling_bert4rec", "collator", "data"},
     {"baselines", "hub", "arguments", "export"},
