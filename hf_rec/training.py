@@ -63,7 +63,8 @@ class Recipe(NamedTuple):
     interactions_per_step: int
 
 
-# By whether the model is a decoder, and whether its input is of up to `SHORT` positions; chosen on validation.
+# By whether the model is a decoder, and whether its input is of up to `SHORT` positions. Chosen on validation, but
+# for masked items in short histories, which follow the others.
 RECIPES = {
     (True, True): Recipe(128, 0.3, 2e-3, 2.0, 50),
     (True, False): Recipe(64, 0.2, 2e-3, 1.0, 100),
@@ -77,7 +78,8 @@ class RecommendationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
 
     Training takes the steps of the recipe, at least 1,000, unless `num_train_epochs` or `max_steps` says otherwise.
-    The rate decays to zero; 25 validations.
+    The rate decays to zero; 25 validations. What is left to be chosen, [`train_recommender`] chooses; for a Trainer of
+    your own, give the rate, the decay, the steps and the batch sizes.
     """
 
     per_device_train_batch_size: int = field(
@@ -126,7 +128,7 @@ class RecommendationTrainer(Trainer):
         sampler = super()._get_train_sampler(train_dataset)
         if not isinstance(sampler, LengthGroupedSampler):
             return sampler
-        lengths = np.minimum(sampler.lengths, self.model.config.max_position_embeddings).tolist()
+        lengths = np.minimum(sampler.lengths[:], self.model.config.max_position_embeddings).tolist()
         return ShuffledLengthGroupedSampler(sampler.batch_size, lengths, self.args.seed)
 
 

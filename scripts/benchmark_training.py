@@ -88,6 +88,7 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             folder,
             per_device_train_batch_size=options.batch_size,
             max_steps=steps + options.warmup_steps,
+            learning_rate=2e-3,
             weight_decay=0.0,
             train_sampling_strategy=strategy,
             dataloader_drop_last=True,  # every step counts as a whole batch

@@ -22,7 +22,7 @@ TRAIN = Path(__file__).with_name("train.py")
 BASELINES = ("popularity", "last-item Markov")
 TIMES = {
     "training, s": lambda run: run["seconds"],
-    "to 95 %, s": lambda run: next(s for s, ndcg in run["curve"] if ndcg >= 0.95 * run["validation"][0]),
+    "to 95 %, s": lambda run: time_to(0.95 * run["validation"][0], run),
     "an epoch, s": lambda run: run["seconds"] / run["epochs"],
 }
 # NDCG@10 and HR@10 by leave-one-out and full ranking without the history, as their authors report them.
@@ -103,10 +103,9 @@ def spread(values: list[float], digits: int = 4) -> str:
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def time_to(milestone: float, runs: list[dict]) -> str:
-    """Seconds of training until the validation NDCG@10 of each run first was as high; "-" for never."""
-    times = (next((f"{s:.0f}" for s, ndcg in run["curve"] if ndcg >= milestone), "-") for run in runs)
-    return ", ".join(times)
+def time_to(ndcg: float, run: dict) -> float | None:
+    """Seconds of training until the validation NDCG@10 first was as high, or None."""
+    return next((seconds for seconds, reached in run["curve"] if reached >= ndcg), None)
 
 
 def write_page(cards_dir: Path) -> None:
@@ -127,7 +126,11 @@ def write_page(cards_dir: Path) -> None:
             lines.append(f"| {name} | {ndcg:.4f} | {'' if hr is None else f'{hr:.4f}'} |{' |' * (len(header) - 3)}")
         lines += ["", *(f"`{model['command']}`\n" for model in models)]
         for milestone in MILESTONES.get(dataset, ()):
-            times = (f"{time_to(milestone, model['runs'])} s ({model['objective']})" for model in models)
+            times = []
+            for model in models:
+                seconds = [time_to(milestone, run) for run in model["runs"]]
+                cells = ", ".join("-" if s is None else f"{s:.0f}" for s in seconds)
+                times.append(f"{cells} s ({model['objective']})")
             lines.append(f"Validation NDCG@10 first was {milestone} after {', '.join(times)}.\n")
     lines += [file.read_text(encoding="utf-8") for file in sorted((cards_dir / "results").glob("ablation-*.md"))]
     (cards_dir / "results.md").write_text("\n".join(lines), encoding="utf-8")

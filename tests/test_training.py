@@ -345,3 +345,13 @@ def test_real_data_trains_to_better_than_the_baselines(real_data, tmp_path, name
     assert (
         Bert4RecConfig.from_pretrained(tmp_path / name).vocab_size == {"ml-100k": 1685, "amazon-beauty": 12104}[name]
     )
+
+
+def test_the_speed_benchmark_times_the_models_side_by_side(log_file):
+    small = ["--max_length", 16, "--batch_size", 32, "--hf_rec_steps", 3, "--plain_steps", 2, "--runs", 1]
+    done = script("benchmark_training.py", "--train_file", log_file, *small)
+    assert done.returncode == 0, done.stderr
+    cells = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if "+ Trainer" in line]
+    (plain, plain_speed, ratio, _), (ours, speed, one, _) = cells
+    assert (plain, ours, one) == ("BertForMaskedLM + Trainer", "hf_rec + Trainer", "1.0")
+    assert float(ratio) == pytest.approx(float(speed) / float(plain_speed), rel=0.1)
