@@ -8,7 +8,7 @@ the tables that are kept as `model_cards/results/ablation-*.md`.
 
 import argparse
 import sys
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from unittest.mock import patch
 
@@ -16,9 +16,11 @@ import torch
 import train
 from reproduce import read_run
 from torch import nn
+from torch.nn.functional import normalize
 from tqdm.auto import tqdm
 
-from hf_rec import modeling_bert4rec
+from hf_rec import collator, modeling_bert4rec, training
+from hf_rec.loss_bert4rec import softmax_loss
 
 OPTIONS = {
     "the recipe": [],
@@ -39,8 +41,11 @@ OPTIONS = {
     "3 layers": ["--num_hidden_layers", "3"],
     "hidden size 64": ["--hidden_size", "64"],
     "hidden size 128": ["--hidden_size", "128"],
+    "hidden size 256": ["--hidden_size", "256"],
+    "output items of their own": ["--tie_word_embeddings", "false"],
 }
-BASE = {name: getattr(modeling_bert4rec, name) for name in ("Bert4RecEmbeddings", "Bert4RecLayer", "Bert4RecMLP")}
+TEMPERATURE = 0.05  # of cosine scores, as HSTU has it
+RECENCY = 0.95  # chance of the last item but one to be asked for; the one before it has its square
 
 
 class SwiGLU(nn.Module):
@@ -71,13 +76,27 @@ class Gate(nn.Module):
         return (output[0] * gate, output[1]) if isinstance(output, tuple) else output * gate
 
 
-class GatedLayer(BASE["Bert4RecLayer"]):
+class GatedLayer(modeling_bert4rec.Bert4RecLayer):
     def __init__(self, config, layer_index):
         super().__init__(config, layer_index)
         self.attention, self.mlp = Gate(self.attention, config.hidden_size), Gate(self.mlp, config.hidden_size)
 
 
-class PositionedEmbeddings(BASE["Bert4RecEmbeddings"]):
+class PostNormLayer(modeling_bert4rec.Bert4RecLayer):
+    """Norms of the sums, as in BERT, in place of norms of what the branches read."""
+
+    def forward(self, hidden_states, rotary, attention_mask=None, positions=None, **kwargs):
+        queries, query_rotary = hidden_states, rotary
+        if positions is not None:
+            queries = modeling_bert4rec.take_positions(hidden_states, positions)
+            rotary_rows = (part.expand(len(queries), -1, -1) for part in rotary)
+            query_rotary = tuple(modeling_bert4rec.take_positions(part, positions) for part in rotary_rows)
+        attended, _ = self.attention(queries, hidden_states, query_rotary, rotary, attention_mask, **kwargs)
+        hidden_states = self.attention_norm(queries + self.dropout(attended))
+        return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
+
+
+class PositionedEmbeddings(modeling_bert4rec.Bert4RecEmbeddings):
     """Items and their places from the end of the row, as in SASRec."""
 
     def __init__(self, config):
@@ -89,24 +108,61 @@ class PositionedEmbeddings(BASE["Bert4RecEmbeddings"]):
         return super().forward(inputs_embeds=self.item_embeddings(input_ids) + self.places(places))
 
 
-class PlainEmbeddings(BASE["Bert4RecEmbeddings"]):
+class PlainEmbeddings(modeling_bert4rec.Bert4RecEmbeddings):
     def __init__(self, config):
         super().__init__(config)
         self.norm = nn.Identity()
 
 
+class UndroppedEmbeddings(modeling_bert4rec.Bert4RecEmbeddings):
+    def __init__(self, config):
+        super().__init__(config)
+        self.dropout = nn.Identity()
+
+
+class RecentTargets(collator.RecommendationCollator):
+    """Asks for recent items more often, after [Petrov and Macdonald, 2022](https://arxiv.org/abs/2207.02643)."""
+
+    def next_item(self, histories):
+        batch = super().next_item(histories)
+        after = batch["labels"].flip(1).ne(-100).cumsum(1).flip(1) - 1  # targets after each
+        skipped = torch.rand(after.shape) >= RECENCY**after
+        return batch | {"labels": batch["labels"].masked_fill(skipped, -100)}
+
+
+def cosine_softmax_loss(states, item_table, item_bias, target_ids):
+    return softmax_loss(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), item_bias, target_ids)
+
+
+def cosine_scores(states, decoder):
+    return nn.functional.linear(
+        normalize(states, dim=-1) / TEMPERATURE, normalize(decoder.weight, dim=-1), decoder.bias
+    )
+
+
+def unbiased_softmax_loss(states, item_table, item_bias, target_ids):
+    """Leaves the bias at zero, where it began."""
+    return softmax_loss(states, item_table, item_bias.detach(), target_ids)
+
+
+MODEL = modeling_bert4rec
 PARTS = {
-    "SwiGLU": {"Bert4RecMLP": SwiGLU},
-    "gated layers (LiGR)": {"Bert4RecLayer": GatedLayer},
-    "embeddings of positions": {"Bert4RecEmbeddings": PositionedEmbeddings},
-    "no norm of the embeddings": {"Bert4RecEmbeddings": PlainEmbeddings},
+    "SwiGLU": {(MODEL, "Bert4RecMLP"): SwiGLU},
+    "gated layers (LiGR)": {(MODEL, "Bert4RecLayer"): GatedLayer},
+    "norms after the sums": {(MODEL, "Bert4RecLayer"): PostNormLayer},
+    "embeddings of positions": {(MODEL, "Bert4RecEmbeddings"): PositionedEmbeddings},
+    "no norm of the embeddings": {(MODEL, "Bert4RecEmbeddings"): PlainEmbeddings},
+    "no dropout of the embeddings": {(MODEL, "Bert4RecEmbeddings"): UndroppedEmbeddings},
+    "cosine scores": {(MODEL, "softmax_loss"): cosine_softmax_loss, (MODEL, "score_items"): cosine_scores},
+    "no output bias": {(MODEL, "softmax_loss"): unbiased_softmax_loss},
+    "recent items asked for more often": {(training, "RecommendationCollator"): RecentTargets},
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
-    parser.add_argument("--steps", type=int, default=2_000, help="steps of each variant")
+    parser.add_argument("--steps", type=int, default=0, help="steps of each variant; 0 for the recipe's")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", nargs="*", help="names of some variants; all by default")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="where the models go")
@@ -117,7 +173,8 @@ def main() -> None:
         parser.error(f"no variant {unknown}; there are {list(variants)}")
 
     dataset = options.train_file.parent.name
-    print(f"\n## {dataset}: one thing changed\n\nBest validation in {options.steps:,} steps, seed {options.seed}.\n")
+    steps = f"{options.steps:,} steps" if options.steps else "the recipe's steps"
+    print(f"\n## {dataset}: one thing changed\n\nBest validation in {steps}, seed {options.seed}.\n")
     print("| changed | NDCG@10 | HR@10 | training, s |\n|---|---:|---:|---:|", flush=True)
     given = ["--train_file", options.train_file, "--max_steps", options.steps, "--seed", options.seed]
     given += ["--eval_steps", 0.2, "--save_steps", 0.2, *more]
@@ -126,7 +183,10 @@ def main() -> None:
         changes, changed = variants[name]
         folder = runs / "".join(letter if letter.isalnum() else "-" for letter in name)
         if not (folder / "config.json").exists():  # written last
-            with patch.multiple(modeling_bert4rec, **(BASE | changed)), redirect_stdout(sys.stderr):
+            with ExitStack() as stack:
+                stack.enter_context(redirect_stdout(sys.stderr))
+                for (module, attribute), part in changed.items():
+                    stack.enter_context(patch.object(module, attribute, part))
                 train.main([*map(str, given), *changes, "--output_dir", str(folder)])
         run = read_run(folder)
         ndcg, hr = run["validation"]

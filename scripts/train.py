@@ -49,6 +49,10 @@ class ModelArguments:
         },
     )
     num_negatives: int | None = field(default=None, metadata={"help": "Negatives of a sampled loss in each step."})
+    tie_word_embeddings: bool | None = field(
+        default=None,
+        metadata={"help": "Whether a new model scores items with the embeddings that read them (default)."},
+    )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "cloze: share of the histories of which the last item alone is masked."}
