@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from .pipeline_bert4rec import pad_rows
+from .pipeline_bert4rec import UNKNOWN_GAP, pad_rows
 
 OBJECTIVES = ("cloze", "next-item")
 START_PROBABILITY = 0.1  # of a mask before a history
+FORGET_PROBABILITY = 0.1  # of a time gap
 
 
 @dataclass
@@ -28,6 +29,9 @@ class RecommendationCollator:
     `exclude_seen` the items of the whole history are banned from the ranking. Unknown items are read, but never asked
     for.
 
+    Where features have `time_gaps`, the batch has them, too. In training a tenth of the rows has none, and a tenth of
+    the other gaps is unknown, as they may be in serving.
+
     Randomness comes from torch's global generator, which the Trainer seeds, restores on resuming, and seeds anew in
     each data-loader worker.
 
@@ -41,7 +45,8 @@ class RecommendationCollator:
 
     Returns (of a call):
         `input_ids`, `labels` and, for "cloze", `attention_mask` of shape (batch, longest row), labels -100 where
-        nothing is asked; in evaluation `banned_ids` (batch, longest history) as well.
+        nothing is asked; in evaluation `banned_ids` (batch, longest history) as well; `time_gaps` like `input_ids`,
+        -1 where they are unknown.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -59,37 +64,58 @@ class RecommendationCollator:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        histories = [feature["input_ids"] for feature in features]
-        if "labels" in features[0]:
-            return self.ask_next(histories, torch.tensor([feature["labels"] for feature in features]))
-        windows = self.windows(histories)
-        return self.cloze(windows) if self.objective == "cloze" else self.next_item(windows)
+        histories, asked = [feature["input_ids"] for feature in features], "labels" in features[0]
+        length = self.tokenizer.model_max_length - asked
+        starts = self.starts([max(len(history) - length, 0) for history in histories], asked)
+        leads = self.leading_masks(histories, asked)
 
-    def windows(self, histories: list[Sequence[int]]) -> list[Sequence[int]]:
-        """Of each history as many items as an input takes."""
-        length = self.tokenizer.model_max_length
-        spare = torch.tensor([max(len(history) - length, 0) for history in histories])
-        anywhere = torch.rand(len(histories)) < self.window_probability
-        starts = torch.where(anywhere, (torch.rand(len(histories)) * (spare + 1)).long(), spare)
-        return [history[start : start + length] for history, start in zip(histories, starts.tolist(), strict=True)]
+        def rows(name: str, mask: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+            """A column of what is read, with `mask` at the places of masks, padded, and where it is no padding."""
+            spans = zip(features, starts, leads, strict=True)
+            read = ([*[mask] * lead, *feature[name][start : start + length]] for feature, start, lead in spans)
+            side = "left" if self.objective == "cloze" else "right"
+            return pad_rows([[*row[:length], *[mask] * asked] for row in read], pad, side)
 
-    def next_item(self, histories: list[Sequence[int]]) -> dict[str, torch.Tensor]:
+        input_ids, real = rows("input_ids", self.tokenizer.mask_token_id, self.tokenizer.pad_token_id)
+        if asked:
+            batch = self.ask_next(
+                input_ids, real, histories, torch.tensor([feature["labels"] for feature in features])
+            )
+        else:
+            batch = self.cloze(input_ids, real) if self.objective == "cloze" else self.next_item(input_ids)
+        if "time_gaps" in features[0]:
+            time_gaps, _ = rows("time_gaps", UNKNOWN_GAP, UNKNOWN_GAP)
+            batch["time_gaps"] = time_gaps if asked else self.forget(time_gaps, batch["input_ids"])
+        return batch
+
+    def starts(self, spare: list[int], asked: bool) -> list[int]:
+        """Where in each history the input begins: items before it are not read."""
+        spare = torch.tensor(spare)
+        if not asked:
+            anywhere = torch.rand(len(spare)) < self.window_probability
+            spare = torch.where(anywhere, (torch.rand(len(spare)) * (spare + 1)).long(), spare)
+        return spare.tolist()
+
+    def leading_masks(self, histories: list[Sequence[int]], asked: bool) -> list[bool]:
+        """Which rows start with a mask: in evaluation those of the users without a history, in training some."""
+        if self.objective == "cloze":
+            return [False] * len(histories)
+        if asked:
+            return [len(history) == 0 for history in histories]
+        return (torch.rand(len(histories)) < START_PROBABILITY).tolist()
+
+    def next_item(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """A training batch that asks for all items. Padding is on the right, where no item reads it: no mask."""
-        length, mask_id = self.tokenizer.model_max_length, self.tokenizer.mask_token_id
-        started = (torch.rand(len(histories)) < START_PROBABILITY).tolist()
-        rows = [[mask_id, *row][:length] if start else row for row, start in zip(histories, started, strict=True)]
-        input_ids, _ = pad_rows(rows, self.tokenizer.pad_token_id)
         labels = input_ids.masked_fill(torch.isin(input_ids, torch.tensor(self.tokenizer.all_special_ids)), -100)
         labels[:, 0] = -100  # nothing stands before it
         return {"input_ids": input_ids, "labels": labels}
 
-    def cloze(self, histories: list[Sequence[int]]) -> dict[str, torch.Tensor]:
+    def cloze(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> dict[str, torch.Tensor]:
         """A training batch: masks at random items."""
-        input_ids, attention_mask = pad_rows(histories, self.tokenizer.pad_token_id, side="left")
         maskable = attention_mask.bool() & (input_ids != self.tokenizer.unk_token_id)
         chance = torch.rand(input_ids.shape).masked_fill(~maskable, 2.0)
         masked = chance < self.mask_probability
-        last_alone = torch.rand(len(histories), 1) < self.last_item_probability
+        last_alone = torch.rand(len(input_ids), 1) < self.last_item_probability
         last = torch.zeros_like(masked)
         last[:, -1] = maskable[:, -1]
         masked = torch.where(last_alone, last, masked)
@@ -101,20 +127,24 @@ class RecommendationCollator:
             "labels": input_ids.masked_fill(~masked, -100),
         }
 
-    def ask_next(self, histories: list[Sequence[int]], targets: torch.Tensor) -> dict[str, torch.Tensor]:
-        """An evaluation batch: a mask after each history, the target as its label; padded as in training."""
-        mask, room = self.tokenizer.mask_token_id, self.tokenizer.model_max_length - 1
-        recent = [history[max(len(history) - room, 0) :] for history in histories]
-        pad, banned = self.tokenizer.pad_token_id, histories if self.exclude_seen else [[] for _ in histories]
-        batch = {"banned_ids": pad_rows(banned, pad)[0]}
+    def ask_next(
+        self, input_ids: torch.Tensor, real: torch.Tensor, histories: list[Sequence[int]], targets: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """An evaluation batch: the target as the label of the mask after each history."""
+        banned = histories if self.exclude_seen else [[] for _ in histories]
+        batch = {"input_ids": input_ids, "banned_ids": pad_rows(banned, self.tokenizer.pad_token_id)[0]}
         if self.objective == "cloze":
-            batch["input_ids"], batch["attention_mask"] = pad_rows([[*row, mask] for row in recent], pad, side="left")
-            ends = torch.full((len(recent), 1), batch["input_ids"].shape[1] - 1)
+            batch["attention_mask"] = real
+            ends = torch.full((len(histories), 1), input_ids.shape[1] - 1)
         else:
-            batch["input_ids"], real = pad_rows([[*(row or [mask]), mask] for row in recent], pad)
             ends = real.sum(1, keepdim=True) - 1
-        labels = torch.full_like(batch["input_ids"], -100).scatter_(1, ends, targets.unsqueeze(1))
-        return batch | {"labels": labels}
+        return batch | {"labels": torch.full_like(input_ids, -100).scatter_(1, ends, targets.unsqueeze(1))}
+
+    def forget(self, time_gaps: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """A training batch without the gaps of masks, of a tenth of the rows and of a tenth of the other items."""
+        rows, items = torch.rand(len(time_gaps), 1), torch.rand(time_gaps.shape)
+        unknown = (rows < FORGET_PROBABILITY) | (items < FORGET_PROBABILITY)
+        return time_gaps.masked_fill(unknown | (input_ids == self.tokenizer.mask_token_id), UNKNOWN_GAP)
 
 
 __all__ = ["RecommendationCollator"]

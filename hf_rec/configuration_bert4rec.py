@@ -23,6 +23,7 @@ class Bert4RecConfig(PreTrainedConfig):
         hidden_dropout_prob: Dropout of the embeddings and of the residual branches.
         attention_probs_dropout_prob: Dropout of the attention weights. Flash attention on CPU needs 0.
         max_position_embeddings: Longest input, counted in positions; the mask that asks for the next item is one.
+        use_time_gaps: Whether the encoder reads the time from each item to the next, or to the request.
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).
@@ -60,6 +61,7 @@ class Bert4RecConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.2
     attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 200
+    use_time_gaps: bool = False
     rope_theta: float | int = 10_000.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float = 1e-12

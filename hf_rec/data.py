@@ -170,7 +170,7 @@ def leave_one_out(sequences: Dataset) -> DatasetDict:
 
     Returns:
         `train` with the columns of the sequences; `validation` and `test` with the history before the target as
-        `item_ids` and `timestamps`, and the target as `target_id`.
+        `item_ids` and `timestamps`, and the target as `target_id` and `target_time`.
     """
     lengths = list_lengths(as_array(sequences["item_ids"]))
     evaluated = lengths >= 3
@@ -231,11 +231,17 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
     return splits
 
 
-def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer) -> DatasetDict:
+def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, time_gaps: bool = False) -> DatasetDict:
     """Input ids for the model: whole histories, which the collator cuts, and the target where there is one.
 
+    Args:
+        splits: As [`leave_one_out`] and [`temporal_split`] return them.
+        time_gaps: Whether the time from each item to the next, and to the target, is told, too.
+
     Returns:
-        For each split `user_id`, `input_ids` (int32) and `length`; `labels` (int) for validation and test.
+        For each split `user_id`, `input_ids` (int32) and `length`; `labels` (int) for validation and test; with
+        `time_gaps` a column of this name (int64): seconds of dates and timestamps, else the unit of the time column,
+        -1 after a last item.
     """
     tokenized = {}
     for name, split in splits.items():
@@ -244,8 +250,28 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer) -> DatasetDic
         if "target_id" in split.column_names:
             targets = make_lists(as_array(split["target_id"]), np.ones(len(split)))
             columns["labels"] = tokenizer.encode_column(targets).flatten()
+        if time_gaps:
+            columns["time_gaps"] = gaps_between(split)
         tokenized[name] = as_dataset(**columns)
     return DatasetDict(tokenized)
+
+
+def gaps_between(split: Dataset) -> pa.ListArray:
+    """The time from each item of a history to the next, and from the last to the target, or -1 without a target."""
+    timestamps = as_array(split["timestamps"])
+    lengths = list_lengths(timestamps)
+    times = whole_times(timestamps.flatten(), "timestamps")
+    gaps = np.diff(times, append=0)
+    last, evaluated = np.cumsum(lengths)[lengths > 0] - 1, "target_time" in split.column_names
+    gaps[last] = whole_times(as_array(split["target_time"]), "target_time") - times[last] if evaluated else -1
+    return make_lists(pa.array(gaps), lengths)
+
+
+def whole_times(column: pa.Array, name: str) -> np.ndarray:
+    """Dates and timestamps in seconds, numbers as they are, without their fraction: int64."""
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        column = column.cast(pa.timestamp("s", getattr(column.type, "tz", None)), safe=False)
+    return time_numbers(column, name).astype(np.int64)
 
 
 def as_dataset(**columns) -> Dataset:
@@ -349,11 +375,13 @@ def cut_histories(sequences: Dataset, lengths: np.ndarray) -> Dataset:
 
 
 def with_targets(sequences: Dataset, lengths: np.ndarray) -> Dataset:
-    """Histories of the given lengths and the item after each as `target_id`; users with length 0 are left out."""
+    """Histories of the given lengths and the item after each, `target_id`, with its `target_time`; users with length 0
+    are left out."""
     items = as_array(sequences["item_ids"])
     starts = np.cumsum(list_lengths(items)) - list_lengths(items)
-    targets = (starts + lengths)[lengths > 0]
-    return cut_histories(sequences, lengths).add_column("target_id", items.flatten().take(pa.array(targets)))
+    targets = pa.array((starts + lengths)[lengths > 0])
+    histories = cut_histories(sequences, lengths).add_column("target_id", items.flatten().take(targets))
+    return histories.add_column("target_time", as_array(sequences["timestamps"]).flatten().take(targets))
 
 
 def places(lengths: np.ndarray) -> np.ndarray:

@@ -28,8 +28,8 @@ class RankingGraph(Bert4RecPreTrainedModel):
         self.recommender = model
         self.top_k = top_k
 
-    def forward(self, input_ids, attention_mask, banned_ids):
-        scores = next_scores(self.recommender, input_ids, attention_mask, banned_ids)
+    def forward(self, input_ids, attention_mask, banned_ids, time_gaps=None):
+        scores = next_scores(self.recommender, input_ids, attention_mask, banned_ids, time_gaps)
         ids, best = top_items(scores, self.top_k)
         return {"ids": ids, "best": best, "scores": scores}
 
@@ -103,6 +103,8 @@ def export_recommender(
         "attention_mask": {0: batch, 1: length},
         "banned_ids": {0: batch, 1: torch.export.Dim("banned")},
     }
+    if config.use_time_gaps:
+        inputs["time_gaps"], axes["time_gaps"] = torch.ones_like(ids), axes["input_ids"]
     quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig()) if quantize else None
     exported = OnnxExporter().export(graph, inputs, config=OnnxConfig(dynamic_shapes=axes, quantizer=quantizer))
     output_dir.parent.mkdir(parents=True, exist_ok=True)

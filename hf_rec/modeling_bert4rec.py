@@ -35,6 +35,8 @@ AUTO_MAP = {
     "AutoModelForCausalLM": "modeling_bert4rec.Bert4RecForCausalLM",
 }
 
+GAP_BITS = 63  # of the longest gap in time
+
 FEW_STATES, LARGE_TABLE, TABLE_BLOCKS = 4, 2**16, 16  # of `score_items`
 
 
@@ -96,6 +98,20 @@ def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> t
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
 
 
+def gap_buckets(time_gaps: torch.Tensor) -> torch.Tensor:
+    """Bucket of each integer gap: 0 if it is negative, that is unknown, else 1 and the bits of the number.
+
+    The buckets grow by powers of two, as those of HSTU ([Zhai et al., 2024](https://arxiv.org/abs/2402.17152)), so the
+    unit of the gaps does not matter.
+
+    Example:
+        >>> gap_buckets(torch.tensor([-1, 0, 1, 2, 3, 86_400]))
+        tensor([ 0,  1,  2,  3,  3, 18])
+    """
+    powers = 2 ** torch.arange(GAP_BITS, device=time_gaps.device)
+    return (time_gaps >= 0).long() + (time_gaps.unsqueeze(-1) >= powers).sum(-1)
+
+
 class Dropout(nn.Dropout):
     """`nn.Dropout` whose masks cost a fraction on a CPU: four from each 64 random bits.
 
@@ -136,11 +152,15 @@ class Bert4RecEmbeddings(nn.Module):
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
         self.item_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        if config.use_time_gaps:
+            self.gap_embeddings = nn.Embedding(GAP_BITS + 2, config.hidden_size, padding_idx=0)
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
-    def forward(self, input_ids=None, inputs_embeds=None):
+    def forward(self, input_ids=None, inputs_embeds=None, time_gaps=None):
         items = self.item_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
+        if time_gaps is not None:
+            items = items + self.gap_embeddings(gap_buckets(time_gaps))
         return self.dropout(self.norm(items))
 
 
@@ -275,6 +295,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        time_gaps: torch.LongTensor | None = None,
         positions_to_keep: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         use_cache: bool | None = None,
@@ -288,6 +309,9 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             position_ids: (batch, length) places of the inputs, of which only the distances matter; one after the other
                 if None.
             inputs_embeds: (batch, length, hidden) in place of `input_ids`.
+            time_gaps: (batch, length) time from each item to the next, of the last item to the request, in the unit of
+                the training data; negative where it is unknown, as all are if None. For a model with
+                `config.use_time_gaps`.
             positions_to_keep: (batch, n) positions whose states are wanted, the last layer computes no other; all if
                 None.
             past_key_values: What a decoder kept of the items before `input_ids`; also as `cache`, its name from
@@ -299,7 +323,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             then the last of `hidden_states`.
 
         Raises:
-            ValueError: for neither or both kinds of input, or an input longer than `max_position_embeddings`.
+            ValueError: for neither or both kinds of input, an input longer than `max_position_embeddings`, time gaps
+                of another shape, or for a model that reads none.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give exactly one of input_ids and inputs_embeds")
@@ -311,6 +336,12 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 f"({self.config.max_position_embeddings}); keep the most recent items, as the tokenizer does with "
                 "truncation=True"
             )
+        if time_gaps is not None and not self.config.use_time_gaps:
+            raise ValueError("time_gaps were given to a model that does not read them (config.use_time_gaps is False)")
+        if time_gaps is not None and time_gaps.shape != inputs.shape[:2]:
+            raise ValueError(
+                f"time_gaps of shape {tuple(time_gaps.shape)} were given for inputs of shape {tuple(inputs.shape[:2])}"
+            )
         cache = kwargs.pop("cache", None)
         past_key_values = past_key_values if cache is None else cache
         if not self.config.is_decoder:
@@ -320,7 +351,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         if position_ids is None:
             past = 0 if past_key_values is None else past_key_values.get_seq_length()
             position_ids = past + torch.arange(length, device=inputs.device).unsqueeze(0)  # the same in all rows
-        hidden_states = self.embeddings(input_ids, inputs_embeds)
+        hidden_states = self.embeddings(input_ids, inputs_embeds, time_gaps)
 
         rotary = rotary_embeddings(
             position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rope_theta
@@ -387,6 +418,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        time_gaps: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         banned_ids: torch.LongTensor | None = None,
@@ -395,7 +427,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         """Scores of the items, and the loss at labelled positions.
 
         Args:
-            input_ids, attention_mask, position_ids, inputs_embeds: As for [`Bert4RecModel`].
+            input_ids, attention_mask, position_ids, inputs_embeds, time_gaps: As for [`Bert4RecModel`].
             labels: (batch, length) token ids, -100 where there is nothing to predict. Scores are then computed at the
                 labelled positions alone.
             logits_to_keep: The positions to score: the last n, or a (n,) or (batch, n) tensor of positions; 0 for all.
@@ -416,6 +448,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            time_gaps=time_gaps,
             **kwargs,
         )
         return MaskedLMOutput(
@@ -494,6 +527,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
         position_ids: torch.LongTensor | None = None,
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        time_gaps: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
@@ -520,6 +554,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             attention_mask=attention_mask,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            time_gaps=time_gaps,
             past_key_values=past_key_values,
             use_cache=use_cache if shift_labels is None else False,
             **kwargs,

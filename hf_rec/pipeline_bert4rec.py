@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
+from datetime import date, datetime
 from itertools import chain, islice
 from operator import itemgetter
 
@@ -10,6 +11,8 @@ from transformers import Pipeline
 
 from .ranking_bert4rec import top_items
 
+UNKNOWN_GAP = -1
+
 
 class RecommendationPipeline(Pipeline):
     """Recommends the items that may follow a history.
@@ -17,6 +20,10 @@ class RecommendationPipeline(Pipeline):
     A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`,
     best first; a list of histories gives a list of such lists, a generator an iterator over them. Ids that the model
     does not know are skipped. Scores are logits: they order the items for one history.
+
+    For a model with `config.use_time_gaps` a history may be `{"item_ids": [...], "timestamps": [...], "time": ...}`,
+    with the times of its items and of the request, as dates and datetimes or in the unit of the training data. The
+    model does without what is not given.
 
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
@@ -27,7 +34,8 @@ class RecommendationPipeline(Pipeline):
 
     Raises:
         TypeError: for item ids that are not strings, or a history that is not a list.
-        ValueError: for an empty history, a `top_k` below 1, or candidates of which none is known.
+        ValueError: for an empty history, a `top_k` below 1, candidates of which none is known, or timestamps that are
+            not in order, not as many as items, or not read by the model.
     """
 
     _load_tokenizer = True
@@ -61,22 +69,25 @@ class RecommendationPipeline(Pipeline):
         return preprocess, forward, {}
 
     def __call__(self, inputs, **kwargs):
-        if isinstance(inputs, (str, dict)) or not isinstance(inputs, Iterable):
+        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
             raise TypeError(
                 f"a history is a list of item ids, such as ['item', 'item'], got {inputs!r} ({type(inputs).__name__})"
             )
+        if isinstance(inputs, dict):
+            return super().__call__(inputs, **kwargs)
         if hasattr(inputs, "__len__"):
             inputs = list(inputs)
             if not inputs:
                 raise ValueError("an empty list: a history needs at least one item id")
-            if not isinstance(inputs[0], (list, tuple)):
+            if not isinstance(inputs[0], (list, tuple, dict)):
                 return super().__call__(tuple(inputs), **kwargs)  # the parent class takes a list for a batch
             return self.by_length(inputs, **kwargs)
         return super().__call__(inputs, **kwargs)
 
     def by_length(self, histories, **kwargs):
         """The lists of histories, of which those of similar length are computed together."""
-        lengths = [len(history) if hasattr(history, "__len__") else 0 for history in histories]
+        items = (history.get("item_ids") if isinstance(history, dict) else history for history in histories)
+        lengths = [len(history) if hasattr(history, "__len__") else 0 for history in items]
         order = sorted(range(len(histories)), key=lengths.__getitem__)
         lists = super().__call__([histories[index] for index in order], **kwargs)
         return [ranked for _, ranked in sorted(zip(order, lists, strict=True), key=itemgetter(0))]
@@ -93,14 +104,39 @@ class RecommendationPipeline(Pipeline):
         return torch.inference_mode
 
     def preprocess(self, histories, exclude_seen=True, blocked=()):
-        known = [self.known_ids(check_items(history, "a history")) for history in histories]
         config, blocked = self.model.config, self.known_ids(blocked)
-        pad, mask, room = config.pad_token_id, [config.mask_token_id], config.max_position_embeddings - 1
-        recent = [ids[max(len(ids) - room, 0) :] for ids in known]
-        rows = [ids or mask for ids in recent] if config.is_decoder else [ids + mask for ids in recent]
-        input_ids, attention_mask = pad_rows(rows, pad)
+        known, gaps = zip(*map(self.read, histories), strict=True)
+        room, pad = config.max_position_embeddings - 1, config.pad_token_id
+
+        def rows(column, mask):
+            recent = (row[max(len(row) - room, 0) :] for row in column)
+            return [(row or [mask]) if config.is_decoder else [*row, mask] for row in recent]
+
+        input_ids, attention_mask = pad_rows(rows(known, config.mask_token_id), pad)
         banned_ids, _ = pad_rows([ids + blocked if exclude_seen else blocked for ids in known], pad)
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
+        if config.use_time_gaps:
+            inputs["time_gaps"], _ = pad_rows(rows(gaps, UNKNOWN_GAP), UNKNOWN_GAP)
+        return inputs
+
+    def read(self, history):
+        """Ids of the known items of a history, and the time from each to the next."""
+        if not isinstance(history, dict):
+            ids = self.known_ids(check_items(history, "a history"))
+            return ids, [UNKNOWN_GAP] * len(ids)
+        if not history.keys() <= {"item_ids", "timestamps", "time"}:
+            raise ValueError(f"a history has 'item_ids', 'timestamps' and 'time', got {list(history)}")
+        if not self.model.config.use_time_gaps:
+            raise ValueError("the model reads no times (config.use_time_gaps is False); give the item ids alone")
+        items = check_items(history.get("item_ids"), "a history")
+        times = [*map(number_of, history.get("timestamps", [None] * len(items)))]
+        if len(times) != len(items):
+            raise ValueError(f"a history has a timestamp for each item, got {len(times)} for {len(items)} items")
+        known = [
+            (self.id_of_item[item], time) for item, time in zip(items, times, strict=True) if item in self.id_of_item
+        ]
+        ends = [*(time for _, time in known[1:]), number_of(history.get("time"))]
+        return [index for index, _ in known], [gap(time, end) for (_, time), end in zip(known, ends, strict=False)]
 
     def _forward(self, inputs, top_k=10, candidates=None):
         return self.rank(next_scores(self.model, **inputs), top_k, candidates)
@@ -129,15 +165,32 @@ class RecommendationPipeline(Pipeline):
         return ids if None not in ids else [index for index in ids if index is not None]
 
 
-def next_scores(model, input_ids, attention_mask, banned_ids) -> torch.Tensor:
+def next_scores(model, input_ids, attention_mask, banned_ids, time_gaps=None) -> torch.Tensor:
     """(batch, vocab_size) scores of the items after histories that are padded on the right."""
     return model(
         input_ids=input_ids,
         attention_mask=None if model.config.is_decoder else attention_mask,  # a decoder reads no padding after an item
         banned_ids=banned_ids,
+        time_gaps=time_gaps,
         logits_to_keep=attention_mask.sum(-1, keepdim=True) - 1,
         use_cache=False,
     ).logits[:, 0]
+
+
+def number_of(time):
+    """Seconds of dates and datetimes; numbers and None as they are."""
+    if isinstance(time, datetime):
+        return time.timestamp()
+    return 86_400 * time.toordinal() if isinstance(time, date) else time
+
+
+def gap(start, end) -> int:
+    """Time from one event to the next in whole units."""
+    if start is None or end is None:
+        return UNKNOWN_GAP
+    if end < start:
+        raise ValueError(f"timestamps are in order, the oldest first, and the request after them; got {start}, {end}")
+    return int(end - start)
 
 
 def pad_rows(

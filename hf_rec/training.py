@@ -183,7 +183,7 @@ def train_recommender(
     model, tokenizer = load_or_create(splits, model_name_or_path, config, max_length)
     if checkpoint:
         check_catalogue(checkpoint, tokenizer)
-    tokenized = tokenize_splits(splits, tokenizer)
+    tokenized = tokenize_splits(splits, tokenizer, model.config.use_time_gaps)
     collate = suitable_collator(model, tokenizer, **(collator or {}))
     recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
     lengths = tokenized["train"]["length"][:]
@@ -218,6 +218,8 @@ def train_recommender(
         "protocol": (
             f"Split: {split}. Full ranking over the whole catalogue, items of the user's history "
             f"{'excluded' if collate.exclude_seen else 'not excluded'}, all {len(splits['test']):,} test users."
+            + " The model knows the time of the request."
+            * model.config.use_time_gaps
         ),
         "command": command,
         "seed": args.seed,
@@ -241,7 +243,7 @@ def evaluate_recommender(
     A `batch_size` of 0 is chosen by the size of the catalogue.
     """
     model, tokenizer = load_or_create(splits, model_name_or_path)
-    tokenized = tokenize_splits(splits, tokenizer)
+    tokenized = tokenize_splits(splits, tokenizer, model.config.use_time_gaps)
     collate = suitable_collator(model, tokenizer, exclude_seen=exclude_seen)
     with tempfile.TemporaryDirectory() as scratch:
         args = RecommendationTrainingArguments(scratch, per_device_eval_batch_size=batch_size)

@@ -56,6 +56,9 @@ def main() -> None:
         recommend = OnnxRecommendationPipeline.from_pretrained(args.model_name_or_path)
     else:
         recommend = pipeline("recommendation", model=args.model_name_or_path)
+    if args.file and recommend.model.config.use_time_gaps:
+        timed = zip(histories, sequences["timestamps"], strict=True)
+        histories = ({"item_ids": items, "timestamps": times} for items, times in timed)
     lists = recommend(
         (history for history in histories),
         top_k=args.top_k,

@@ -53,6 +53,10 @@ class ModelArguments:
         default=None,
         metadata={"help": "Whether a new model scores items with the embeddings that read them (default)."},
     )
+    use_time_gaps: bool | None = field(
+        default=None,
+        metadata={"help": "Whether a new model reads the time from each item to the next, or to the request."},
+    )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "cloze: share of the histories of which the last item alone is masked."}

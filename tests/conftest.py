@@ -51,7 +51,13 @@ def recommender(request) -> Bert4RecForMaskedLM | Bert4RecForCausalLM:
     return request.getfixturevalue(request.param)
 
 
-def small_model(vocab_size: int, is_decoder: bool):
+@pytest.fixture(params=[False, True], ids=["timed model", "timed decoder"])
+def timed_recommender(request, tokenizer) -> Bert4RecForMaskedLM | Bert4RecForCausalLM:
+    """Each of the two with time gaps."""
+    return small_model(len(tokenizer), is_decoder=request.param, use_time_gaps=True)
+
+
+def small_model(vocab_size: int, is_decoder: bool, use_time_gaps: bool = False):
     torch.manual_seed(0)
     config = Bert4RecConfig(
         vocab_size=vocab_size,
@@ -60,5 +66,6 @@ def small_model(vocab_size: int, is_decoder: bool):
         intermediate_size=32,
         initializer_range=0.5,
         is_decoder=is_decoder,
+        use_time_gaps=use_time_gaps,
     )
     return recommender_class(config)(config).eval()

@@ -118,6 +118,34 @@ def test_an_evaluation_batch_of_next_items_is_padded_on_the_right_and_serves_use
     assert "attention_mask" not in batch
 
 
+@pytest.mark.parametrize("objective", ["cloze", "next-item"])
+@given(histories=histories, seed=st.integers(0, 2**20))
+def test_time_gaps_stand_at_their_items_and_are_unknown_at_masks(objective, histories, seed):
+    torch.manual_seed(seed)
+    collator = RecommendationCollator(TOKENIZER, objective=objective)
+    features = [{"input_ids": history, "time_gaps": [1000 * item for item in history]} for history in histories]
+    batch = collator(features)
+    known = batch["time_gaps"] >= 0
+    assert torch.equal(batch["time_gaps"][known], 1000 * batch["input_ids"][known])
+    assert not known[torch.isin(batch["input_ids"], torch.tensor([PAD, MASK]))].any()
+    without = RecommendationCollator(TOKENIZER, objective=objective)
+    torch.manual_seed(seed)
+    assert {*collator(features)} - {*without(rows(histories))} == {"time_gaps"}
+
+    asked = collator([feature | {"labels": 3} for feature in features])
+    items = (asked["input_ids"] != PAD) & (asked["input_ids"] != MASK)
+    assert torch.equal(asked["time_gaps"], torch.where(items, 1000 * asked["input_ids"], -1))
+
+
+def test_some_time_gaps_are_unknown_in_training():
+    torch.manual_seed(0)
+    collator = RecommendationCollator(TOKENIZER, 0.0, 0.0, objective="next-item")
+    batch = collator([{"input_ids": [3] * 8, "time_gaps": [5] * 8}] * 20_000)
+    unknown = batch["time_gaps"][batch["input_ids"][:, 0] != MASK] < 0
+    assert unknown.all(1).double().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert unknown[~unknown.all(1)].double().mean().item() == pytest.approx(0.1, abs=0.005)
+
+
 def test_a_seed_gives_the_masks_again_and_workers_differ():
     collator = RecommendationCollator(TOKENIZER, mask_probability=0.5)
     data = rows([[3, 4, 5, 6, 7, 8, 9, 10]] * 64)

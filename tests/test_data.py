@@ -297,7 +297,8 @@ def sequences_of(histories: list[list], time_type: pa.DataType | None = None) ->
 def start(row: dict, length: int, target: bool = True) -> dict:
     """The start of a history, and the item after it as the target."""
     kept = {"item_ids": row["item_ids"][:length], "timestamps": row["timestamps"][:length]}
-    return row | kept | ({"target_id": row["item_ids"][length]} if target else {})
+    asked = {"target_id": row["item_ids"][length], "target_time": row["timestamps"][length]} if target else {}
+    return row | kept | asked
 
 
 some_times = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6).map(sorted), min_size=1, max_size=8)
@@ -425,6 +426,33 @@ def test_splits_are_tokenized(order):
         got = [(row["user_id"], row["input_ids"], row["length"], row.get("labels")) for row in tokenized[name]]
         assert got == rows[::order]
         assert tokenized[name].features["input_ids"].feature.dtype == "int32"
+
+
+@given(some_times)
+@settings(max_examples=50)
+def test_time_gaps_are_those_of_a_slow_way(histories):
+    histories = [*histories, [0, 2, 2, 9]]  # one that has a target
+    splits = leave_one_out(sequences_of(histories))
+    tokenized = tokenize_splits(splits, ItemTokenizer.from_items(["i0"]), time_gaps=True)
+    for name, held_out in (("train", 2), ("validation", 2), ("test", 1)):
+        lists = [times for times in histories if name == "train" or len(times) >= 3]
+        for gaps, times in zip(tokenized[name]["time_gaps"], lists, strict=True):
+            length = len(times) - held_out * (len(times) >= 3)
+            expected = [times[place + 1] - times[place] for place in range(min(length, len(times) - 1))]
+            if name == "train":
+                expected[length - 1 :] = [-1]
+            assert gaps == expected
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "ns"])
+@pytest.mark.parametrize("zone", [None, "Europe/Paris"])
+def test_time_gaps_of_timestamps_are_seconds(unit, zone):
+    starts = [datetime.datetime(2024, 3, 30, 23, 0, seconds, 999_000 * (unit != "s")) for seconds in (0, 7, 7, 30)]
+    times = pa.array([[*starts]], pa.list_(pa.timestamp("us"))).cast(pa.list_(pa.timestamp(unit, zone)))
+    sequences = as_dataset(user_id=["u"], item_ids=[["i0"] * 4], timestamps=times)
+    tokenized = tokenize_splits(leave_one_out(sequences), ItemTokenizer.from_items(["i0"]), time_gaps=True)
+    assert tokenized["test"]["time_gaps"][:] == [[7, 0, 23]]
+    assert tokenized["train"]["time_gaps"][:] == [[7, -1]]
 
 
 def test_a_catalogue_of_one_item_and_one_user_goes_the_whole_way():

@@ -16,14 +16,19 @@ from hf_rec.export import OnnxRecommendationPipeline, export_recommender
 HISTORIES = [["item-0"], ["item-3", "item-1"], [f"item-{number}" for number in range(12)], ["unheard of", "item-2"]]
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["encoder", "decoder"])
+@pytest.fixture(
+    scope="module",
+    params=[(False, False), (True, False), (False, True), (True, True)],
+    ids=["encoder", "decoder", "timed encoder", "timed decoder"],
+)
 def pipelines(request, tmp_path_factory):
     """The pipeline of a saved model, and that of its export."""
     folder = tmp_path_factory.mktemp("export")
     torch.manual_seed(0)
     tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 8, "initializer_range": 0.5}
-    config = Bert4RecConfig(vocab_size=23, is_decoder=request.param, **sizes)
+    is_decoder, use_time_gaps = request.param
+    config = Bert4RecConfig(vocab_size=23, is_decoder=is_decoder, use_time_gaps=use_time_gaps, **sizes)
     save_recommender(folder / "saved", recommender_class(config)(config), tokenizer)
     export_recommender(folder / "saved", folder / "exported", top_k=15)
     fast = OnnxRecommendationPipeline.from_pretrained(folder / "exported", intra_op_num_threads=1)
@@ -46,6 +51,9 @@ def test_lists_and_scores_are_those_of_the_model_for_any_batch_and_length(pipeli
     slow, fast = pipelines
     assert_same(fast(histories, top_k=15), slow(histories, top_k=15))
     assert_same([fast(histories[0])], [slow(histories[0])])
+    if slow.model.config.use_time_gaps:
+        timed = [{"item_ids": row, "timestamps": [*range(0, 9 * len(row), 9)], "time": 999} for row in histories]
+        assert_same(fast(timed, top_k=15), slow(timed, top_k=15))
 
 
 @pytest.mark.parametrize(

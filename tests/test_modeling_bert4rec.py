@@ -18,6 +18,7 @@ from hf_rec import (
 from hf_rec.modeling_bert4rec import (
     LARGE_TABLE,
     Dropout,
+    gap_buckets,
     recommender_class,
     rotary_embeddings,
     rotate,
@@ -87,6 +88,38 @@ def test_rotated_products_are_those_of_turned_complex_numbers_and_depend_on_the_
 
     for query_position, key_position in ((0, 0), (5, 2), (2, 5), (13, 10)):
         assert product(query_position, key_position) == pytest.approx(slow(query_position - key_position), abs=1e-5)
+
+
+def test_gaps_of_any_length_have_the_bucket_of_their_number_of_bits():
+    gaps = [-(2**63), -1, 0, 1, 2, 3, 4, 1023, 1024, 2**62, 2**63 - 1]
+    assert gap_buckets(torch.tensor(gaps)).tolist() == [0 if gap < 0 else 1 + gap.bit_length() for gap in gaps]
+
+
+@torch.no_grad()
+def test_time_gaps_are_read_like_the_items_that_they_follow(timed_recommender):
+    history, gaps = torch.tensor([[4, 9, 6, 13]]), torch.tensor([[0, 60, 86_400, 5]])
+    plain, timed = timed_recommender(history).logits, timed_recommender(history, time_gaps=gaps).logits
+    assert (plain - timed).abs().max() > 0.01
+    unknown = torch.full_like(gaps, -1)
+    torch.testing.assert_close(timed_recommender(history, time_gaps=unknown).logits, plain, atol=1e-5, rtol=0)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 1]])
+    left = [
+        torch.nn.functional.pad(part, (2, 0)) for part in (history, gaps)
+    ]  # what stands in the padding is not read
+    padded = timed_recommender(left[0], attention_mask=mask, time_gaps=left[1]).logits[:, 2:]
+    torch.testing.assert_close(padded, timed, atol=1e-5, rtol=0)
+    if timed_recommender.config.is_decoder:
+        session = timed_recommender(history[:, :3], time_gaps=gaps[:, :3])
+        last = timed_recommender(history[:, 3:], time_gaps=gaps[:, 3:], past_key_values=session.past_key_values)
+        torch.testing.assert_close(last.logits[:, 0], timed[:, 3], atol=1e-5, rtol=0)
+
+
+def test_time_gaps_that_cannot_be_read_are_an_error(recommender, timed_recommender):
+    history = torch.tensor([[4, 9, 6]])
+    with pytest.raises(ValueError, match="a model that does not read them"):
+        recommender(history, time_gaps=history)
+    with pytest.raises(ValueError, match=r"time_gaps of shape \(1, 2\) were given for inputs of shape \(1, 3\)"):
+        timed_recommender(history, time_gaps=history[:, :2])
 
 
 @pytest.mark.parametrize("probability", [0.2, 0.5, 1e-4])

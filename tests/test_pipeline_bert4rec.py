@@ -1,10 +1,14 @@
+from datetime import date, datetime, timedelta
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
 from transformers import Trainer, TrainingArguments, pipeline
 
 from hf_rec import ItemTokenizer, RankingMetrics, RecommendationPipeline
+from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.training import suitable_collator
 
 HISTORIES = [
@@ -117,6 +121,80 @@ def test_a_tokenizer_of_another_catalogue_is_an_error(model):
     other = ItemTokenizer.from_items(["a", "b"])
     with pytest.raises(ValueError, match="tokenizer has 5 tokens and the model 23"):
         pipeline("recommendation", model=model, tokenizer=other)
+
+
+DAY = 86_400
+
+
+@pytest.fixture
+def recommend_in_time(timed_recommender, tokenizer) -> RecommendationPipeline:
+    return pipeline("recommendation", model=timed_recommender, tokenizer=tokenizer)
+
+
+def test_times_are_numbers_dates_or_datetimes_and_those_of_unknown_items_are_skipped(recommend_in_time):
+    first = datetime(2024, 5, 1, 12)
+    history = {
+        "item_ids": ["item-3", "unheard of", "item-1"],
+        "timestamps": [first, first + timedelta(hours=1), first + timedelta(days=2)],
+        "time": first + timedelta(days=3),
+    }
+    expected = recommend_in_time(history)
+    numbers = {"item_ids": ["item-3", "item-1"], "timestamps": [0, 2 * DAY], "time": 3 * DAY}
+    days = {
+        "item_ids": ["item-3", "item-1"],
+        "timestamps": [date(2024, 5, 1), date(2024, 5, 3)],
+        "time": date(2024, 5, 4),
+    }
+    for same in recommend_in_time([numbers, days]):
+        assert_same(same, expected)
+    assert recommend_in_time(numbers | {"time": 4 * 365 * DAY}) != expected
+
+
+def test_what_is_not_known_of_times_is_left_out(recommend_in_time):
+    plain = recommend_in_time(["item-3", "item-1"])
+    assert_same(recommend_in_time({"item_ids": ["item-3", "item-1"]}), plain)
+    timed = {"item_ids": ["item-3", "item-1"], "timestamps": [5, 9]}
+    mixed = recommend_in_time([timed, ["item-3", "item-1"], timed | {"time": 9}], batch_size=3)
+    assert_same(mixed[1], plain)
+    assert mixed[0] != plain and mixed[2] != mixed[0]
+
+
+@pytest.mark.parametrize(
+    ("history", "message"),
+    [
+        ({"item_ids": ["item-1"], "timestamps": [1, 2]}, "a timestamp for each item, got 2 for 1 items"),
+        ({"item_ids": ["item-1", "item-2"], "timestamps": [2, 1]}, "the oldest first, .*; got 2, 1"),
+        ({"item_ids": ["item-1"], "timestamps": [2], "time": 1}, "the request after them; got 2, 1"),
+        ({"item_ids": []}, "a history needs at least one item id"),
+        ({"items": ["item-1"]}, r"'item_ids', 'timestamps' and 'time', got \['items'\]"),
+    ],
+)
+def test_bad_times_are_errors_that_say_so(recommend_in_time, history, message):
+    with pytest.raises(ValueError, match=message):
+        recommend_in_time(history)
+
+
+def test_times_for_a_model_that_reads_none_are_an_error(recommend):
+    with pytest.raises(ValueError, match="the model reads no times"):
+        recommend({"item_ids": ["item-1"], "timestamps": [3]})
+
+
+def test_the_rank_in_evaluation_with_times_is_the_place_in_the_list(recommend_in_time, tokenizer):
+    rng = np.random.default_rng(1)
+    rows = []
+    for user in range(30):
+        items_of_user = rng.permutation(20)[: rng.integers(3, 15)]
+        times = np.cumsum(2 ** rng.integers(0, 30, len(items_of_user)))
+        rows += [(user, f"item-{item}", time) for item, time in zip(items_of_user, times, strict=True)]
+    splits = leave_one_out(build_sequences(pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])))
+    metrics = RankingMetrics(np.ones(len(tokenizer)))
+    collate = suitable_collator(recommend_in_time.model, tokenizer)
+    batch = collate(tokenize_splits(splits, tokenizer, time_gaps=True)["test"].remove_columns("user_id").to_list())
+    with torch.no_grad():
+        ranked = metrics.preprocess(recommend_in_time.model(**batch).logits, batch["labels"])
+    for row, rank in zip(splits["test"], ranked[:, 0].tolist(), strict=True):
+        history = {"item_ids": row["item_ids"], "timestamps": row["timestamps"], "time": row["target_time"]}
+        assert items(recommend_in_time(history, top_k=20)).index(row["target_id"]) + 1 == rank
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
