@@ -567,6 +567,14 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             attentions=outputs.attentions,
         )
 
+    def prepare_inputs_for_generation(self, input_ids, *args, time_gaps=None, **kwargs):
+        """As Transformers does it; the time gaps of generated items are unknown."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        if time_gaps is not None:
+            time_gaps = nn.functional.pad(time_gaps, (0, input_ids.shape[1] - time_gaps.shape[1]), value=-1)
+            inputs["time_gaps"] = time_gaps[:, -inputs["input_ids"].shape[1] :]
+        return inputs
+
 
 def recommender_class(config: Bert4RecConfig) -> type[Bert4RecForMaskedLM]:
     """The class of a recommender with this configuration."""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.utils import logging
@@ -267,6 +267,12 @@ def ranking_trainer(
     metrics = RankingMetrics(
         item_counts(tokenized["train"], len(tokenizer)), num_special_tokens=len(tokenizer.all_special_ids)
     )
+    seen = seen_targets(tokenized["test"]) if collate.exclude_seen else 0
+    if seen > 0.01:
+        logger.warning(
+            f"{seen:.0%} of the test targets are items of their user's history, which the ranking leaves out, so "
+            "that no model finds them; to rank them, give --include_seen (exclude_seen=False)"
+        )
     args.per_device_eval_batch_size = args.per_device_eval_batch_size or suitable_eval_batch_size(len(tokenizer))
     recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
     for name in ("learning_rate", "weight_decay"):
@@ -290,6 +296,18 @@ def ranking_trainer(
         optimizer_cls_and_kwargs=(SparseRowAdamW, adam_arguments(args)) if rowwise else None,
     )
     return trainer, metrics
+
+
+def seen_targets(split: Dataset) -> float:
+    """Share of the targets that stand in the history before them.
+
+    Example:
+        >>> seen_targets(Dataset.from_dict({"input_ids": [[3, 4, 3], [5], [4, 3]], "labels": [3, 4, 5]}))
+        0.3333333333333333
+    """
+    lengths = list_lengths(as_array(split["input_ids"]))
+    same = as_array(split["input_ids"]).flatten().to_numpy() == np.repeat(as_array(split["labels"]), lengths)
+    return len(np.unique(np.repeat(np.arange(len(lengths)), lengths)[same])) / len(lengths)
 
 
 def updates_rows(config: Bert4RecConfig) -> bool:

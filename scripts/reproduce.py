@@ -68,7 +68,9 @@ standard deviations over the seeds. Published figures are as their authors repor
 what they train on, how long, and the order of items of equal time differ. Coverage is the share of the catalogue in
 anyone's list of ten, overlap the chance that an item of one user's list stands in another user's, novelty the mean of
 -log2 of the recommended items' share of the training interactions, popularity their mean number of interactions.
-Seconds of training include validation; those to 95 % are until the validation NDCG@10 first was 95 % of its best.
+Seconds of training include validation; those to 95 % are until the validation NDCG@10 first was 95 % of its best. A
+timed model reads the time from each item to the next and, as a server can, from the last item to the request; the
+other models read the order alone.
 
 ![Learning curves](learning_curves.png)
 """
@@ -158,25 +160,26 @@ def main() -> None:
     parser.add_argument("dataset", help="a data set that `train.py` knows by name, or a folder of --data_dir")
     parser.add_argument("--data_dir", type=Path, help="folder of the data sets, each as DATASET/interactions.parquet")
     parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="what is learned")
+    parser.add_argument("--use_time_gaps", action="store_true", help="read the times of the items and of the request")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run for each")
     parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="where the models go")
     parser.add_argument("--cards_dir", type=Path, default=Path("model_cards"), help="where results and cards go")
     options, more = parser.parse_known_args()
 
-    name = f"bert4rec-{options.dataset}" + ("-causal" if options.objective == "next-item" else "")
+    arguments = ["--objective", options.objective, *["--use_time_gaps"] * options.use_time_gaps]
+    name = f"bert4rec-{options.dataset}" + "-causal" * (options.objective == "next-item")
+    name += "-timed" * options.use_time_gaps
     data = ["--dataset_name", options.dataset]
     if options.data_dir:
         data = ["--train_file", options.data_dir / options.dataset / "interactions.parquet"]
     folders = [
-        train(
-            options.output_dir / f"seed-{seed}" / name, *data, "--objective", options.objective, "--seed", seed, *more
-        )
+        train(options.output_dir / f"seed-{seed}" / name, *data, *arguments, "--seed", seed, *more)
         for seed in tqdm(options.seeds, desc=name)
     ]
-    command = ["python scripts/reproduce.py", options.dataset, "--objective", options.objective, "--seeds"]
+    command = ["python scripts/reproduce.py", options.dataset, *arguments, "--seeds"]
     result = {
         "dataset": options.dataset,
-        "objective": options.objective,
+        "objective": options.objective + ", timed" * options.use_time_gaps,
         "name": name,
         "seeds": options.seeds,
         "command": " ".join([*command, *map(str, options.seeds), *more]),

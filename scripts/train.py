@@ -53,8 +53,8 @@ class ModelArguments:
         default=None,
         metadata={"help": "Whether a new model scores items with the embeddings that read them (default)."},
     )
-    use_time_gaps: bool | None = field(
-        default=None,
+    use_time_gaps: bool = field(
+        default=False,
         metadata={"help": "Whether a new model reads the time from each item to the next, or to the request."},
     )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})
@@ -73,6 +73,8 @@ class ModelArguments:
     def config(self) -> dict[str, int | float | str]:
         """Fields of a new model's configuration that were given."""
         given = {name: value for name, value in vars(self).items() if value is not None}
+        if not self.use_time_gaps:
+            del given["use_time_gaps"]
         if self.objective or not self.model_name_or_path:
             given["is_decoder"] = self.objective != "cloze"
         return {name: given[name] for name in given if name in Bert4RecConfig.__dataclass_fields__}

@@ -271,6 +271,22 @@ def test_generate_decodes_the_list_that_a_slow_loop_finds(decoder):
     assert torch.equal(generated[:, 3:], expected)
 
 
+@pytest.mark.parametrize("timed_recommender", [True], indirect=True)
+@torch.no_grad()
+def test_generate_reads_the_time_gaps_of_the_history_and_none_of_what_it_decodes(timed_recommender):
+    history, gaps = torch.tensor([[4, 9, 6], [12, 3, 20]]), torch.tensor([[60, 7, 2**20], [0, 0, 5]])
+    expected, known = history, gaps
+    for _ in range(3):
+        scores = timed_recommender(expected, time_gaps=known, use_cache=False).logits[:, -1]
+        scores = ban_items_(scores, expected, timed_recommender.config.special_token_ids)
+        expected = torch.cat([expected, scores.argmax(-1, keepdim=True)], dim=1)
+        known = torch.nn.functional.pad(known, (0, 1), value=-1)
+    for use_cache in (True, False):
+        decoded = timed_recommender.generate(history, time_gaps=gaps, max_new_tokens=3, use_cache=use_cache)
+        assert torch.equal(decoded, expected)
+    assert not torch.equal(timed_recommender.generate(history, max_new_tokens=3), expected)
+
+
 @torch.no_grad()
 def test_beams_find_lists_at_least_as_likely_as_greedy_decoding(decoder):
     inputs = random_histories(torch.Generator().manual_seed(7), 5, 4)

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyarrow.parquet
 import pytest
 import torch
@@ -255,6 +257,46 @@ def test_evaluate_and_recommend_scripts_tell_what_training_told(log_file, tmp_pa
     lines = [json.loads(line) for line in everyone.stdout.splitlines()]
     assert [line["user_id"] for line in lines] == [f"shopper-{user:04}" for user in range(300)]
     assert all(len(line["recommended"]) == 10 for line in lines)
+
+
+def clock_log(path: Path) -> Path:
+    """Purchases of ten items: soon after an item its neighbour is bought, after a long time the one across."""
+    rng, rows = np.random.default_rng(0), []
+    for user in range(300):
+        item, time = int(rng.integers(10)), 0
+        for late in rng.random(8) < 0.5:
+            rows.append((user, f"item-{item}", time))
+            item, time = (item + (5 if late else 1)) % 10, time + (100_000 if late else int(rng.integers(1, 60)))
+    pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"]).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("objective", ["next-item", "cloze"])
+def test_a_model_of_time_gaps_answers_by_the_clock(objective, tmp_path):
+    log, folder = clock_log(tmp_path / "log.parquet"), tmp_path / "model"
+    options = ["--objective", objective, "--max_steps", 800, "--learning_rate", 5e-3, "--hidden_size", 32]
+    trained = script(
+        "train.py", "--train_file", log, "--output_dir", folder, *options, "--use_time_gaps", "--include_seen",
+        "--eval_steps", 0.5, "--save_steps", 0.5, "--hidden_dropout_prob", 0.0,
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    recommend = pipeline("recommendation", model=str(folder), exclude_seen=False, top_k=1)
+    for last in range(10):
+        history = {"item_ids": [f"item-{(last + 9) % 10}", f"item-{last}"], "timestamps": [0, 30]}
+        soon, late = recommend([history | {"time": 40}, history | {"time": 100_030}])
+        assert (soon[0]["item_id"], late[0]["item_id"]) == (f"item-{(last + 1) % 10}", f"item-{(last + 5) % 10}")
+
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["test_ndcg@5"] > 0.85  # one of two without the clock: (1 + 1 / log2(3)) / 2 = 0.82 at best
+    metrics = tmp_path / "metrics.json"
+    found = script("evaluate.py", "--model_name_or_path", folder, "--train_file", log, "--output_file", metrics)
+    assert "of the test targets are items of their user's history" in found.stderr
+    assert json.loads(metrics.read_text())["model"]["hr@10"] < results["test_hr@10"]
+    everyone = script("recommend.py", "--model_name_or_path", folder, "--file", log, "--include_seen", "--top_k", 1)
+    sequences = build_sequences(log)
+    first = {"item_ids": sequences[0]["item_ids"], "timestamps": sequences[0]["timestamps"]}
+    assert json.loads(everyone.stdout.splitlines()[0])["recommended"][0]["item_id"] == recommend(first)[0]["item_id"]
+    assert "The model knows the time of the request." in (folder / "README.md").read_text()
 
 
 def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file, tmp_path):
