@@ -71,10 +71,11 @@ class RecommendationCollator:
 
         def rows(name: str, mask: int, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
             """A column of what is read, with `mask` at the places of masks, padded, and where it is no padding."""
-            spans = zip(features, starts, leads, strict=True)
-            read = ([*[mask] * lead, *feature[name][start : start + length]] for feature, start, lead in spans)
-            side = "left" if self.objective == "cloze" else "right"
-            return pad_rows([[*row[:length], *[mask] * asked] for row in read], pad, side)
+            read = [
+                [*[mask] * lead, *feature[name][start : start + length - lead], *[mask] * asked]
+                for feature, start, lead in zip(features, starts, leads, strict=True)
+            ]
+            return pad_rows(read, pad, side="left" if self.objective == "cloze" else "right")
 
         input_ids, real = rows("input_ids", self.tokenizer.mask_token_id, self.tokenizer.pad_token_id)
         if asked:
