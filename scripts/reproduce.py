@@ -7,6 +7,7 @@ are kept in `--cards_dir`, and the page of results there is made anew. Other arg
 
 import argparse
 import json
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
+from train import without_folders
 
 from hf_rec.hub import CARD_METRICS as METRICS
 
@@ -77,10 +79,17 @@ other models read the order alone.
 
 
 def train(folder: Path, *arguments: object, **kwargs) -> Path:
-    """The folder of a run of `train.py`, which is started or goes on unless it is finished."""
+    """The folder of a run of `train.py`, which is started or goes on unless it is finished.
+
+    Raises:
+        ValueError: for a folder that was finished with other arguments.
+    """
+    given = [*map(str, arguments)]
     if not (folder / "config.json").exists():  # written last
-        command = [sys.executable, TRAIN, "--output_dir", folder, *arguments]
-        subprocess.run([*map(str, command)], check=True, **kwargs)
+        subprocess.run([sys.executable, str(TRAIN), "--output_dir", str(folder), *given], check=True, **kwargs)
+    told = shlex.join(map(without_folders, given))
+    if told not in (folder / "README.md").read_text(encoding="utf-8"):
+        raise ValueError(f"{folder} holds a run with other arguments than {told}; give another --output_dir")
     return folder
 
 
