@@ -51,7 +51,7 @@ def target_rank(scores: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
         tensor([2, 3])
     """
     own = scores.gather(-1, target_ids.unsqueeze(-1))  # (rows, 1)
-    return (~(scores < own)).sum(-1)  # (rows,)
+    return (~(scores < own)).sum(-1, dtype=torch.int32).long()  # (rows,); the sum makes a copy of the mask in its type
 
 
 __all__ = ["ban_items_", "top_items", "target_rank"]
