@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet
@@ -13,6 +14,7 @@ from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from transformers.utils import logging
 
 from .columns import as_array, id_strings, is_string, list_lengths, make_lists
+from .pipeline_bert4rec import UNKNOWN_GAP
 from .tokenization_items import ItemTokenizer
 
 logger = logging.get_logger(__name__)
@@ -256,22 +258,50 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, time_gaps: bo
     return DatasetDict(tokenized)
 
 
+def histories_of(split: Dataset, timed: bool = False) -> list:
+    """The histories of sequences or of a split as the pipeline takes them.
+
+    Args:
+        timed: Whether with their times and that of the target, if there is one, for a model with `use_time_gaps`.
+    """
+    histories = split["item_ids"][:]
+    if not timed:
+        return histories
+    lists = as_array(split["timestamps"])
+    times = make_lists(pa.array(whole_times(lists.flatten(), "timestamps")), list_lengths(lists)).to_pylist()
+    timed_histories = [{"item_ids": row, "timestamps": t} for row, t in zip(histories, times, strict=True)]
+    if "target_time" in split.column_names:
+        requests = whole_times(as_array(split["target_time"]), "target_time").tolist()
+        return [row | {"time": time} for row, time in zip(timed_histories, requests, strict=True)]
+    return timed_histories
+
+
 def gaps_between(split: Dataset) -> pa.ListArray:
-    """The time from each item of a history to the next, and from the last to the target, or -1 without a target."""
+    """The time from each item of a history to the next, and from the last to the target, -1 without a target."""
     timestamps = as_array(split["timestamps"])
     lengths = list_lengths(timestamps)
     times = whole_times(timestamps.flatten(), "timestamps")
     gaps = np.diff(times, append=0)
-    last, evaluated = np.cumsum(lengths)[lengths > 0] - 1, "target_time" in split.column_names
-    gaps[last] = whole_times(as_array(split["target_time"]), "target_time") - times[last] if evaluated else -1
+    filled = lengths > 0
+    last = np.cumsum(lengths)[filled] - 1
+    gaps[last] = UNKNOWN_GAP
+    if "target_time" in split.column_names:
+        gaps[last] = whole_times(as_array(split["target_time"]), "target_time")[filled] - times[last]
     return make_lists(pa.array(gaps), lengths)
 
 
 def whole_times(column: pa.Array, name: str) -> np.ndarray:
-    """Dates and timestamps in seconds, numbers as they are, without their fraction: int64."""
+    """Dates and timestamps in seconds since 1970, numbers as they are; without their fraction, int64."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("s", getattr(column.type, "tz", None)), safe=False)
-    return time_numbers(column, name).astype(np.int64)
+        seconds = pa.timestamp("s", getattr(column.type, "tz", None))
+        column = pc.floor_temporal(column, unit="second").cast(seconds, safe=False)
+    elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise TypeError(f"column {name!r}: time gaps need numbers, dates or timestamps, got {column.type}")
+    times = time_numbers(column, name)
+    whole = np.floor(times).astype(np.int64)
+    if (times != whole).any():
+        logger.warning(f"column {name!r}: fractions of the times are not read; a smaller unit would tell more")
+    return whole
 
 
 def as_dataset(**columns) -> Dataset:

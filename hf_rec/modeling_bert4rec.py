@@ -7,6 +7,7 @@ positions in place of embeddings of the positions, and scores computed only wher
 """
 
 import math
+from functools import wraps
 
 import torch
 from torch import nn
@@ -101,15 +102,15 @@ def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> t
 def gap_buckets(time_gaps: torch.Tensor) -> torch.Tensor:
     """Bucket of each integer gap: 0 if it is negative, that is unknown, else 1 and the bits of the number.
 
-    The buckets grow by powers of two, as those of HSTU ([Zhai et al., 2024](https://arxiv.org/abs/2402.17152)), so the
-    unit of the gaps does not matter.
+    The buckets grow by powers of two, as those of HSTU ([Zhai et al., 2024](https://arxiv.org/abs/2402.17152)), so any
+    unit is fine enough that is small beside the gaps.
 
     Example:
         >>> gap_buckets(torch.tensor([-1, 0, 1, 2, 3, 86_400]))
         tensor([ 0,  1,  2,  3,  3, 18])
     """
     powers = 2 ** torch.arange(GAP_BITS, device=time_gaps.device)
-    return (time_gaps >= 0).long() + (time_gaps.unsqueeze(-1) >= powers).sum(-1)
+    return (time_gaps >= 0).long() + torch.bucketize(time_gaps.contiguous(), powers, right=True)
 
 
 class Dropout(nn.Dropout):
@@ -567,10 +568,13 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             attentions=outputs.attentions,
         )
 
+    @wraps(GenerationMixin.prepare_inputs_for_generation, assigned=())  # `generate` reads the signature
     def prepare_inputs_for_generation(self, input_ids, *args, time_gaps=None, **kwargs):
         """As Transformers does it; the time gaps of generated items are unknown."""
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
         if time_gaps is not None:
+            if inputs.get("input_ids") is None:
+                raise ValueError("generate takes time_gaps with input_ids, not with inputs_embeds")
             time_gaps = nn.functional.pad(time_gaps, (0, input_ids.shape[1] - time_gaps.shape[1]), value=-1)
             inputs["time_gaps"] = time_gaps[:, -inputs["input_ids"].shape[1] :]
         return inputs

@@ -2,8 +2,10 @@
 
 from array import array
 from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from itertools import chain, islice
+from math import floor, isfinite
+from numbers import Real
 from operator import itemgetter
 
 import torch
@@ -22,8 +24,8 @@ class RecommendationPipeline(Pipeline):
     does not know are skipped. Scores are logits: they order the items for one history.
 
     For a model with `config.use_time_gaps` a history may be `{"item_ids": [...], "timestamps": [...], "time": ...}`,
-    with the times of its items and of the request, as dates and datetimes or in the unit of the training data. The
-    model does without what is not given.
+    with the times of its items and of the request. They are as in the training data: dates and datetimes (naive ones
+    are UTC) or seconds since 1970 if it had such, else numbers in its unit. The model does without what is not given.
 
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
@@ -126,16 +128,16 @@ class RecommendationPipeline(Pipeline):
             return ids, [UNKNOWN_GAP] * len(ids)
         if not history.keys() <= {"item_ids", "timestamps", "time"}:
             raise ValueError(f"a history has 'item_ids', 'timestamps' and 'time', got {list(history)}")
-        if not self.model.config.use_time_gaps:
+        if len(history) > 1 and not self.model.config.use_time_gaps:
             raise ValueError("the model reads no times (config.use_time_gaps is False); give the item ids alone")
         items = check_items(history.get("item_ids"), "a history")
-        times = [*map(number_of, history.get("timestamps", [None] * len(items)))]
+        times = [*map(whole_time, history.get("timestamps", [None] * len(items)))]
         if len(times) != len(items):
             raise ValueError(f"a history has a timestamp for each item, got {len(times)} for {len(items)} items")
         known = [
             (self.id_of_item[item], time) for item, time in zip(items, times, strict=True) if item in self.id_of_item
         ]
-        ends = [*(time for _, time in known[1:]), number_of(history.get("time"))]
+        ends = [*(time for _, time in known[1:]), whole_time(history.get("time"))]
         return [index for index, _ in known], [gap(time, end) for (_, time), end in zip(known, ends, strict=False)]
 
     def _forward(self, inputs, top_k=10, candidates=None):
@@ -177,20 +179,31 @@ def next_scores(model, input_ids, attention_mask, banned_ids, time_gaps=None) ->
     ).logits[:, 0]
 
 
-def number_of(time):
-    """Seconds of dates and datetimes; numbers and None as they are."""
-    if isinstance(time, datetime):
-        return time.timestamp()
-    return 86_400 * time.toordinal() if isinstance(time, date) else time
+def whole_time(time) -> int | None:
+    """Seconds since 1970 of dates and datetimes, naive ones in UTC; numbers and these without their fraction.
+
+    Example:
+        >>> whole_time(datetime(1970, 1, 2, 0, 0, 1, 999_999)), whole_time(date(1970, 1, 2)), whole_time(2.5)
+        (86401, 86400, 2)
+    """
+    if time is None:
+        return None
+    seconds = time
+    if isinstance(time, date):
+        moment = time if isinstance(time, datetime) else datetime(time.year, time.month, time.day)
+        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not isinstance(seconds, Real) or not isfinite(seconds):
+        raise TypeError(f"times are numbers, dates or datetimes, got {time!r} ({type(time).__name__})")
+    return floor(seconds)
 
 
-def gap(start, end) -> int:
-    """Time from one event to the next in whole units."""
+def gap(start: int | None, end: int | None) -> int:
+    """Time from one event to the next."""
     if start is None or end is None:
         return UNKNOWN_GAP
     if end < start:
         raise ValueError(f"timestamps are in order, the oldest first, and the request after them; got {start}, {end}")
-    return int(end - start)
+    return end - start
 
 
 def pad_rows(

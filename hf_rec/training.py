@@ -22,7 +22,7 @@ from .baselines import evaluate_scorer, item_counts, last_item_markov, popularit
 from .collator import RecommendationCollator
 from .columns import as_array, list_lengths
 from .configuration_bert4rec import Bert4RecConfig
-from .data import tokenize_splits
+from .data import histories_of, tokenize_splits
 from .hub import BERT4REC, SASREC, check_folder, model_card, push_recommender, save_recommender
 from .metrics import RankingMetrics
 from .modeling_bert4rec import recommender_class
@@ -207,6 +207,13 @@ def train_recommender(
     name = (args.hub_model_id or output_dir.resolve().name).split("/")[-1]
     results = baselines | {name: {key.removeprefix("test_"): value for key, value in test.items()}}
     kind, auto_class, citation = KINDS[model.config.is_decoder]
+    timed = model.config.use_time_gaps
+    protocol = (
+        f"Split: {split}. Full ranking over the whole catalogue, items of the user's history "
+        f"{'excluded' if collate.exclude_seen else 'not excluded'}, all {len(splits['test']):,} test users."
+    )
+    if timed:
+        protocol += " The model knows the times of the items and of the request."
     facts = {
         "architecture": f"a {kind} of {model.num_parameters():,} parameters",
         "auto_class": auto_class,
@@ -214,13 +221,8 @@ def train_recommender(
         "num_items": metrics.num_items,
         "num_users": len(splits["train"]),
         "num_interactions": int(metrics.item_counts.sum()),
-        "example": splits["test"][0]["item_ids"][-3:],
-        "protocol": (
-            f"Split: {split}. Full ranking over the whole catalogue, items of the user's history "
-            f"{'excluded' if collate.exclude_seen else 'not excluded'}, all {len(splits['test']):,} test users."
-            + " The model knows the time of the request."
-            * model.config.use_time_gaps
-        ),
+        "example": recent_items(histories_of(splits["test"].select([0]), timed)[0]),
+        "protocol": protocol,
         "command": command,
         "seed": args.seed,
         "steps": trainer.state.global_step,
@@ -267,7 +269,7 @@ def ranking_trainer(
     metrics = RankingMetrics(
         item_counts(tokenized["train"], len(tokenizer)), num_special_tokens=len(tokenizer.all_special_ids)
     )
-    seen = seen_targets(tokenized["test"]) if collate.exclude_seen else 0
+    seen = seen_targets(tokenized["test"], tokenizer.unk_token_id) if collate.exclude_seen else 0
     if seen > 0.01:
         logger.warning(
             f"{seen:.0%} of the test targets are items of their user's history, which the ranking leaves out, so "
@@ -298,15 +300,24 @@ def ranking_trainer(
     return trainer, metrics
 
 
-def seen_targets(split: Dataset) -> float:
-    """Share of the targets that stand in the history before them.
+def recent_items(history: list[str] | dict, count: int = 3) -> list[str] | dict:
+    """The end of a history, with its times if it has them."""
+    if isinstance(history, dict):
+        return history | {name: history[name][-count:] for name in ("item_ids", "timestamps")}
+    return history[-count:]
+
+
+def seen_targets(split: Dataset, unk_token_id: int) -> float:
+    """Share of the targets that stand in the history before them, unknown items aside.
 
     Example:
-        >>> seen_targets(Dataset.from_dict({"input_ids": [[3, 4, 3], [5], [4, 3]], "labels": [3, 4, 5]}))
+        >>> split = Dataset.from_dict({"input_ids": [[3, 4, 3], [5, 1], [4, 3]], "labels": [3, 1, 5]})
+        >>> seen_targets(split, unk_token_id=1)
         0.3333333333333333
     """
     lengths = list_lengths(as_array(split["input_ids"]))
-    same = as_array(split["input_ids"]).flatten().to_numpy() == np.repeat(as_array(split["labels"]), lengths)
+    input_ids = as_array(split["input_ids"]).flatten().to_numpy()
+    same = (input_ids == np.repeat(as_array(split["labels"]), lengths)) & (input_ids != unk_token_id)
     return len(np.unique(np.repeat(np.arange(len(lengths)), lengths)[same])) / len(lengths)
 
 

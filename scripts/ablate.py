@@ -3,7 +3,7 @@
 
 Trains each variant that is not done yet as `train.py` does, and prints a table: options of the recipe, and parts of
 other models that `hf_rec` could have. Other arguments go to `train.py`. The page that `reproduce.py` writes ends with
-the tables that are kept as `model_cards/results/ablation-*.md`.
+the tables that are kept as `model_cards/results/*.md`.
 """
 
 import argparse
@@ -103,9 +103,11 @@ class PositionedEmbeddings(modeling_bert4rec.Bert4RecEmbeddings):
         super().__init__(config)
         self.places = nn.Embedding(config.max_position_embeddings, config.hidden_size)
 
-    def forward(self, input_ids, inputs_embeds=None):  # noqa: ARG002
+    def forward(self, input_ids, inputs_embeds=None, time_gaps=None):  # noqa: ARG002
         places = ((input_ids > 0).sum(1, keepdim=True) - 1 - torch.arange(input_ids.shape[1])).clamp(min=0)
-        return super().forward(inputs_embeds=self.item_embeddings(input_ids) + self.places(places))
+        return super().forward(
+            inputs_embeds=self.item_embeddings(input_ids) + self.places(places), time_gaps=time_gaps
+        )
 
 
 class PlainEmbeddings(modeling_bert4rec.Bert4RecEmbeddings):
@@ -123,8 +125,8 @@ class UndroppedEmbeddings(modeling_bert4rec.Bert4RecEmbeddings):
 class RecentTargets(collator.RecommendationCollator):
     """Asks for recent items more often, after [Petrov and Macdonald, 2022](https://arxiv.org/abs/2207.02643)."""
 
-    def next_item(self, histories):
-        batch = super().next_item(histories)
+    def next_item(self, input_ids):
+        batch = super().next_item(input_ids)
         after = batch["labels"].flip(1).ne(-100).cumsum(1).flip(1) - 1  # targets after each
         skipped = torch.rand(after.shape) >= RECENCY**after
         return batch | {"labels": batch["labels"].masked_fill(skipped, -100)}

@@ -21,7 +21,7 @@ import torch
 from transformers import pipeline
 
 from hf_rec import metrics
-from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
+from hf_rec.data import build_sequences, histories_of, leave_one_out, tokenize_splits
 from hf_rec.export import OnnxRecommendationPipeline, export_recommender
 from hf_rec.hub import save_recommender
 from hf_rec.training import RecommendationTrainingArguments, load_or_create, ranking_trainer, suitable_collator
@@ -72,8 +72,9 @@ def main() -> None:
     torch.manual_seed(0)
     splits = leave_one_out(build_sequences(options.train_file))
     model, tokenizer = load_or_create(splits, options.model_name_or_path, max_length=options.max_length)
-    tokenized = tokenize_splits(splits, tokenizer)
-    histories, targets = splits["test"]["item_ids"][:], splits["test"]["target_id"][:]
+    timed = model.config.use_time_gaps
+    tokenized = tokenize_splits(splits, tokenizer, timed)
+    histories, targets = histories_of(splits["test"], timed), splits["test"]["target_id"][:]
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "hf_rec"))

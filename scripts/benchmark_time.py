@@ -3,7 +3,7 @@
 
 Each row is a whole run of `train.py` with its defaults, but for the steps and for five validations instead of 25: the
 rate falls to zero within the steps, so a short run is better than the beginning of a long one. Other arguments go to
-`train.py`.
+`train.py`. The page that `reproduce.py` writes ends with the tables that are kept as `model_cards/results/*.md`.
 """
 
 import argparse

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
 import hf_rec  # noqa: F401  registers the pipeline
-from hf_rec.data import build_sequences, read_table
+from hf_rec.data import build_sequences, histories_of, read_table
 
 
 @dataclass
@@ -23,6 +23,13 @@ class RecommendArguments:
     user_column: str = field(default="user_id", metadata={"help": "Column of the user in the log."})
     item_column: str = field(default="item_id", metadata={"help": "Column of the item in the log and in the titles."})
     time_column: str | None = field(default=None, metadata={"help": "Column that orders a user's items."})
+    time: float | None = field(
+        default=None,
+        metadata={
+            "help": "Time of the request, for a model of time gaps: seconds since 1970 if the log has dates or "
+            "timestamps, else a number as in the log; unknown by default."
+        },
+    )
     titles_file: str | None = field(default=None, metadata={"help": "A table with the items' titles, to show them."})
     title_column: str = field(default="title", metadata={"help": "Column of the title."})
     top_k: int = field(default=10, metadata={"help": "Length of the lists."})
@@ -46,7 +53,7 @@ def main() -> None:
         )
     if args.file:
         sequences = build_sequences(args.file, args.user_column, args.item_column, args.time_column)
-        users, histories = list(sequences["user_id"]), sequences["item_ids"]
+        users = list(sequences["user_id"])
     else:
         users, histories = [None], [args.history]
 
@@ -56,9 +63,11 @@ def main() -> None:
         recommend = OnnxRecommendationPipeline.from_pretrained(args.model_name_or_path)
     else:
         recommend = pipeline("recommendation", model=args.model_name_or_path)
-    if args.file and recommend.model.config.use_time_gaps:
-        timed = zip(histories, sequences["timestamps"], strict=True)
-        histories = ({"item_ids": items, "timestamps": times} for items, times in timed)
+    if args.file:
+        timed = recommend.model.config.use_time_gaps
+        histories = histories_of(sequences, timed)
+        if timed:
+            histories = [history | {"time": args.time} for history in histories]
     lists = recommend(
         (history for history in histories),
         top_k=args.top_k,

@@ -143,7 +143,7 @@ def write_page(cards_dir: Path) -> None:
                 cells = ", ".join("-" if s is None else f"{s:.0f}" for s in seconds)
                 times.append(f"{cells} s ({model['objective']})")
             lines.append(f"Validation NDCG@10 first was {milestone} after {', '.join(times)}.\n")
-    lines += [file.read_text(encoding="utf-8") for file in sorted((cards_dir / "results").glob("ablation-*.md"))]
+    lines += [file.read_text(encoding="utf-8") for file in sorted((cards_dir / "results").glob("*.md"))]
     (cards_dir / "results.md").write_text("\n".join(lines), encoding="utf-8")
     plot(results, cards_dir / "learning_curves.png")
 

@@ -447,11 +447,16 @@ def test_time_gaps_are_those_of_a_slow_way(histories):
 @pytest.mark.parametrize("unit", ["s", "ms", "ns"])
 @pytest.mark.parametrize("zone", [None, "Europe/Paris"])
 def test_time_gaps_of_timestamps_are_seconds(unit, zone):
-    starts = [datetime.datetime(2024, 3, 30, 23, 0, seconds, 999_000 * (unit != "s")) for seconds in (0, 7, 7, 30)]
+    fractions = (900, 100, 900, 50) if unit != "s" else (0, 0, 0, 0)
+    starts = [
+        datetime.datetime(2024, 3, 31, 0, 59, second, 1000 * part)  # a minute before Paris goes to summer time
+        for second, part in zip((0, 7, 7, 59), fractions, strict=True)
+    ]
+    starts[-1] += datetime.timedelta(hours=1)
     times = pa.array([[*starts]], pa.list_(pa.timestamp("us"))).cast(pa.list_(pa.timestamp(unit, zone)))
     sequences = as_dataset(user_id=["u"], item_ids=[["i0"] * 4], timestamps=times)
     tokenized = tokenize_splits(leave_one_out(sequences), ItemTokenizer.from_items(["i0"]), time_gaps=True)
-    assert tokenized["test"]["time_gaps"][:] == [[7, 0, 23]]
+    assert tokenized["test"]["time_gaps"][:] == [[7, 0, 3652]]
     assert tokenized["train"]["time_gaps"][:] == [[7, -1]]
 
 

@@ -56,8 +56,11 @@ def test_what_travels_to_the_hub_needs_nothing_but_stock_packages():
             "huggingface_hub",
             "array",
             "collections",
+            "datetime",
+            "functools",
             "itertools",
             "math",
+            "numbers",
             "operator",
             "typing",
         }, name

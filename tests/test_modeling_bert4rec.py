@@ -288,6 +288,21 @@ def test_generate_reads_the_time_gaps_of_the_history_and_none_of_what_it_decodes
 
 
 @torch.no_grad()
+def test_generate_goes_on_from_a_session_and_reads_embeddings(decoder):
+    inputs = random_histories(torch.Generator().manual_seed(6), 2, 4)
+    expected = decoder.generate(inputs, max_new_tokens=3)
+    session = decoder(inputs[:, :3]).past_key_values
+    assert torch.equal(decoder.generate(inputs, past_key_values=session, max_new_tokens=3), expected)
+    embedded = decoder.get_input_embeddings()(inputs)
+
+    def ban_history(_, scores):  # what was embedded is not known by its ids
+        return ban_items_(scores, inputs)
+
+    found = decoder.generate(inputs_embeds=embedded, max_new_tokens=3, logits_processor=[ban_history])
+    assert torch.equal(found, expected[:, 4:])
+
+
+@torch.no_grad()
 def test_beams_find_lists_at_least_as_likely_as_greedy_decoding(decoder):
     inputs = random_histories(torch.Generator().manual_seed(7), 5, 4)
 

@@ -1,4 +1,6 @@
+import time
 from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ from datasets import Dataset
 from transformers import Trainer, TrainingArguments, pipeline
 
 from hf_rec import ItemTokenizer, RankingMetrics, RecommendationPipeline
-from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
+from hf_rec.data import build_sequences, histories_of, leave_one_out, tokenize_splits
 from hf_rec.training import suitable_collator
 
 HISTORIES = [
@@ -145,9 +147,20 @@ def test_times_are_numbers_dates_or_datetimes_and_those_of_unknown_items_are_ski
         "timestamps": [date(2024, 5, 1), date(2024, 5, 3)],
         "time": date(2024, 5, 4),
     }
-    for same in recommend_in_time([numbers, days]):
+    mixed = days | {"time": datetime(2024, 5, 4)}
+    for same in recommend_in_time([numbers, days, mixed]):
         assert_same(same, expected)
     assert recommend_in_time(numbers | {"time": 4 * 365 * DAY}) != expected
+
+
+@pytest.fixture
+def new_york(monkeypatch):
+    """A machine in New York, where the clocks change on 2024-03-10."""
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 def test_what_is_not_known_of_times_is_left_out(recommend_in_time):
@@ -167,24 +180,43 @@ def test_what_is_not_known_of_times_is_left_out(recommend_in_time):
         ({"item_ids": ["item-1"], "timestamps": [2], "time": 1}, "the request after them; got 2, 1"),
         ({"item_ids": []}, "a history needs at least one item id"),
         ({"items": ["item-1"]}, r"'item_ids', 'timestamps' and 'time', got \['items'\]"),
+        ({"item_ids": ["item-1"], "timestamps": ["now"]}, r"numbers, dates or datetimes, got 'now' \(str\)"),
+        ({"item_ids": ["item-1"], "timestamps": [float("nan")]}, "numbers, dates or datetimes, got nan"),
+        ({"item_ids": ["item-1"], "timestamps": [pd.NaT]}, "NaT"),
+        ({"item_ids": ["item-1"], "time": np.datetime64("2024-05-01")}, r"got .*\(datetime64\)"),
     ],
 )
 def test_bad_times_are_errors_that_say_so(recommend_in_time, history, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         recommend_in_time(history)
 
 
 def test_times_for_a_model_that_reads_none_are_an_error(recommend):
     with pytest.raises(ValueError, match="the model reads no times"):
         recommend({"item_ids": ["item-1"], "timestamps": [3]})
+    assert recommend({"item_ids": ["item-1"]}) == recommend(["item-1"])
 
 
-def test_the_rank_in_evaluation_with_times_is_the_place_in_the_list(recommend_in_time, tokenizer):
+@pytest.mark.usefixtures("new_york")
+@pytest.mark.parametrize(
+    "as_times",
+    [
+        np.ndarray.tolist,
+        lambda seconds: seconds.astype(int).tolist(),
+        lambda seconds: [datetime(2024, 3, 9) + timedelta(seconds=time) for time in seconds / 1000],
+        lambda seconds: [
+            datetime(1960, 3, 9, tzinfo=ZoneInfo("Europe/Paris")) + timedelta(seconds=t) for t in seconds
+        ],
+        lambda seconds: [date(2024, 3, 9) + timedelta(days=time) for time in seconds / 1e6],
+    ],
+    ids=["fractions", "integers", "naive", "Paris", "dates"],
+)
+def test_the_rank_in_evaluation_with_times_is_the_place_in_the_list(recommend_in_time, tokenizer, as_times):
     rng = np.random.default_rng(1)
     rows = []
     for user in range(30):
         items_of_user = rng.permutation(20)[: rng.integers(3, 15)]
-        times = np.cumsum(2 ** rng.integers(0, 30, len(items_of_user)))
+        times = as_times(np.cumsum(2.0 ** rng.uniform(-2, 30, len(items_of_user))))
         rows += [(user, f"item-{item}", time) for item, time in zip(items_of_user, times, strict=True)]
     splits = leave_one_out(build_sequences(pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])))
     metrics = RankingMetrics(np.ones(len(tokenizer)))
@@ -195,6 +227,9 @@ def test_the_rank_in_evaluation_with_times_is_the_place_in_the_list(recommend_in
     for row, rank in zip(splits["test"], ranked[:, 0].tolist(), strict=True):
         history = {"item_ids": row["item_ids"], "timestamps": row["timestamps"], "time": row["target_time"]}
         assert items(recommend_in_time(history, top_k=20)).index(row["target_id"]) + 1 == rank
+    same = recommend_in_time(histories_of(splits["test"], timed=True), top_k=20)
+    places = [items(found).index(target) + 1 for found, target in zip(same, splits["test"]["target_id"], strict=True)]
+    assert places == ranked[:, 0].tolist()
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])

@@ -1,5 +1,7 @@
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -296,7 +298,9 @@ def test_a_model_of_time_gaps_answers_by_the_clock(objective, tmp_path):
     sequences = build_sequences(log)
     first = {"item_ids": sequences[0]["item_ids"], "timestamps": sequences[0]["timestamps"]}
     assert json.loads(everyone.stdout.splitlines()[0])["recommended"][0]["item_id"] == recommend(first)[0]["item_id"]
-    assert "The model knows the time of the request." in (folder / "README.md").read_text()
+    example = re.search(r"^recommend\((.*), top_k=5\)", (folder / "README.md").read_text(), re.MULTILINE)[1]
+    assert ast.literal_eval(example).keys() == {"item_ids", "timestamps", "time"}
+    assert "The model knows the times of the items and of the request." in (folder / "README.md").read_text()
 
 
 def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file, tmp_path):
@@ -361,6 +365,32 @@ def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path):
     assert "model.layers.1.attention.gate.weight" in load_file(runs / "gated-layers--LiGR-" / "model.safetensors")
     unknown = script(*command, "--variants", "2 heads")
     assert unknown.returncode != 0 and "no variant ['2 heads']; there are ['the recipe', " in unknown.stderr
+
+
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_each_part_of_an_ablation_changes_what_is_learned(is_decoder, splits, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import ablate
+
+    def loss() -> float:
+        torch.manual_seed(0)
+        model, tokenizer = training.load_or_create(splits, None, SMALL["config"] | {"is_decoder": is_decoder}, 16)
+        torch.nn.init.normal_(model.decoder.bias)
+        collate = training.suitable_collator(model, tokenizer)
+        rows = tokenize_splits(splits, tokenizer)["train"].select(range(8)).select_columns("input_ids").to_list()
+        loss = model.train()(**collate(rows)).loss
+        loss.backward()
+        gradients = [parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]
+        return loss.item(), torch.stack(gradients).norm().item()
+
+    plain, changed = loss(), {}
+    for name, parts in ablate.PARTS.items():
+        with monkeypatch.context() as patch:
+            for (module, attribute), part in parts.items():
+                patch.setattr(module, attribute, part)
+            changed[name] = loss()
+    same = {name for name, values in changed.items() if values == pytest.approx(plain, rel=1e-4)}
+    assert same == (set() if is_decoder else {"recent items asked for more often"})
 
 
 @pytest.mark.parametrize(
