@@ -309,15 +309,16 @@ def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file
     (data / "interactions.parquet").write_bytes(log_file.read_bytes())
     small = ["--max_length", 16, "--hidden_size", 16, "--num_train_epochs", 2, "--disable_tqdm", "true"]
     folders = ["--data_dir", data.parent, "--output_dir", tmp_path / "runs", "--cards_dir", cards]
-    for objective, seeds in (("next-item", [0]), ("next-item", [0, 3]), ("cloze", [1])):
-        done = script("reproduce.py", "shop", "--objective", objective, "--seeds", *seeds, *folders, *small)
+    runs = (("next-item", [0], []), ("next-item", [0, 3], []), ("cloze", [1], ["--use_time_gaps"]))
+    for objective, seeds, times in runs:
+        done = script("reproduce.py", "shop", "--objective", objective, *times, "--seeds", *seeds, *folders, *small)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Test metrics, full ranking") == 1  # one run is new
     other = script("reproduce.py", "shop", "--seeds", 0, *folders, *small[:-2], "--hidden_size", 8)
     assert "holds a run with other arguments than" in other.stderr and other.returncode != 0
     runs = [
         json.loads((tmp_path / "runs" / folder / "all_results.json").read_text())
-        for folder in ("seed-0/bert4rec-shop-causal", "seed-3/bert4rec-shop-causal", "seed-1/bert4rec-shop")
+        for folder in ("seed-0/bert4rec-shop-causal", "seed-3/bert4rec-shop-causal", "seed-1/bert4rec-shop-timed")
     ]
     page = (cards / "results.md").read_text()
     values = [run["test_ndcg@10"] for run in runs]
@@ -325,9 +326,12 @@ def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file
     assert f"seeds [1] | {values[2]:.4f} |" in page
     assert f"| popularity | {runs[0]['popularity_ndcg@10']:.4f} |" in page
     assert (cards / "learning_curves.png").read_bytes().startswith(b"\x89PNG")
-    assert (cards / "bert4rec-shop.md").read_text() == (tmp_path / "runs/seed-1/bert4rec-shop/README.md").read_text()
+    timed = tmp_path / "runs" / "seed-1" / "bert4rec-shop-timed"
+    assert (cards / "bert4rec-shop-timed.md").read_text() == (timed / "README.md").read_text()
     assert Bert4RecConfig.from_pretrained(tmp_path / "runs/seed-3/bert4rec-shop-causal").is_decoder
-    assert not Bert4RecConfig.from_pretrained(tmp_path / "runs/seed-1/bert4rec-shop").is_decoder
+    assert not Bert4RecConfig.from_pretrained(timed).is_decoder
+    assert Bert4RecConfig.from_pretrained(timed).use_time_gaps
+    assert "reproduce.py shop --objective cloze --use_time_gaps --seeds 1 " in page
 
 
 def test_a_page_of_results_tells_when_milestones_were_reached(tmp_path, monkeypatch):
