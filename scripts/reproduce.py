@@ -72,8 +72,8 @@ anyone's list of ten, overlap the chance that an item of one user's list stands 
 -log2 of the recommended items' share of the training interactions, popularity their mean number of interactions.
 Seconds of training include validation; those to 95 % are until the validation NDCG@10 first was 95 % of its best. The
 runs had one thread each and, some of them, other work beside them: seconds are upper bounds. A timed model reads the
-time from each item to the next and, as a server can, from the last item to the request; the other models read the order
-alone.
+time from each item to the next and, as a server can, from the last item to the request; the other models read the
+order alone.
 
 ![Learning curves](learning_curves.png)
 """
