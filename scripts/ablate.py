@@ -22,11 +22,12 @@ from tqdm.auto import tqdm
 from hf_rec import collator, modeling_bert4rec, training
 from hf_rec.loss_bert4rec import softmax_loss
 
+CLOZE = ["--objective", "cloze"]
 OPTIONS = {
     "the recipe": [],
-    "masked items (cloze)": ["--objective", "cloze"],
-    "masked items, a fifth of them": ["--objective", "cloze", "--mask_probability", "0.2"],
-    "masked items, half of the rows at the last alone": ["--objective", "cloze", "--last_item_probability", "0.5"],
+    "masked items (cloze)": CLOZE,
+    "masked items, a fifth of them": [*CLOZE, "--mask_probability", "0.2"],
+    "masked items, half of the rows at the last alone": [*CLOZE, "--last_item_probability", "0.5"],
     "recent items alone of long histories": ["--window_probability", "0"],
     "batches of any lengths": ["--train_sampling_strategy", "random"],
     "1,024 sampled negatives": ["--loss_type", "sampled_softmax"],
@@ -132,6 +133,34 @@ class RecentTargets(collator.RecommendationCollator):
         return batch | {"labels": batch["labels"].masked_fill(skipped, -100)}
 
 
+class CutRows(collator.RecommendationCollator):
+    """Cuts half of the histories after any item, which alone is then masked: what serving asks, at any time."""
+
+    def __call__(self, features):
+        if "labels" in features[0]:
+            return super().__call__(features)
+        cut = torch.rand(len(features)) < 0.5
+        ends = (
+            1 + (torch.rand(len(features)) * torch.tensor([len(feature["input_ids"]) for feature in features])).long()
+        )
+        batch = super().__call__(
+            [
+                feature | {name: feature[name][:end] for name in ("input_ids", "time_gaps") if name in feature}
+                if is_cut
+                else feature
+                for feature, end, is_cut in zip(features, ends.tolist(), cut.tolist(), strict=True)
+            ]
+        )
+        items = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
+        masked = torch.where(
+            cut.unsqueeze(1), torch.arange(items.shape[1]) == items.shape[1] - 1, batch["labels"] != -100
+        )
+        return batch | {
+            "input_ids": items.masked_fill(masked, self.tokenizer.mask_token_id),
+            "labels": items.masked_fill(~masked, -100),
+        }
+
+
 def cosine_softmax_loss(states, item_table, item_bias, target_ids):
     return softmax_loss(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), item_bias, target_ids)
 
@@ -158,6 +187,7 @@ PARTS = {
     "cosine scores": {(MODEL, "softmax_loss"): cosine_softmax_loss, (MODEL, "score_items"): cosine_scores},
     "no output bias": {(MODEL, "softmax_loss"): unbiased_softmax_loss},
     "recent items asked for more often": {(training, "RecommendationCollator"): RecentTargets},
+    "masked items, half of the rows cut after any": {(training, "RecommendationCollator"): CutRows},
 }
 
 
@@ -170,7 +200,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="where the models go")
     options, more = parser.parse_known_args()
     variants = {name: (changes, {}) for name, changes in OPTIONS.items()}
-    variants |= {name: ([], changed) for name, changed in PARTS.items()}
+    variants |= {name: (CLOZE if "masked" in name else [], changed) for name, changed in PARTS.items()}
     if unknown := sorted({*(options.variants or [])} - {*variants}):
         parser.error(f"no variant {unknown}; there are {list(variants)}")
 
