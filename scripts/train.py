@@ -105,8 +105,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def without_folders(argument: str) -> str:
-    """A file argument as its name and folder: the card does not show where it lies on this machine."""
-    return "/".join(Path(argument).parts[-2:]) if Path(argument).exists() else argument
+    """A path as its name and folder: the card does not show where it lies on this machine."""
+    path = Path(argument)
+    return "/".join(path.parts[-2:]) if path.is_absolute() or path.exists() else argument
 
 
 if __name__ == "__main__":
