@@ -152,9 +152,11 @@ def write_page(cards_dir: Path) -> None:
 def plot(results: list[dict], path: Path) -> None:
     """Validation NDCG@10 by seconds of training: a panel for each data set, a line for each seed."""
     datasets = list(dict.fromkeys(result["dataset"] for result in results))
+    objectives = list(dict.fromkeys(result["objective"] for result in results))
     figure = Figure(figsize=(4 * len(datasets), 3.5), layout="constrained")
     for dataset, axes in zip(datasets, figure.subplots(1, len(datasets), squeeze=False)[0], strict=True):
-        for color, result in enumerate(result for result in results if result["dataset"] == dataset):
+        for result in (result for result in results if result["dataset"] == dataset):
+            color = objectives.index(result["objective"])
             for number, run in enumerate(result["runs"]):
                 label = None if number else result["objective"]
                 axes.plot(*zip(*run["curve"], strict=True), color=f"C{color}", alpha=0.7, label=label)
