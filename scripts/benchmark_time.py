@@ -9,6 +9,7 @@ rate falls to zero within the steps, so a short run is better than the beginning
 import argparse
 import os
 import platform
+import shlex
 import sys
 import tempfile
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 import torch
 from reproduce import read_run, train
 from tqdm.auto import tqdm
+from train import without_folders
 
 
 def main() -> None:
@@ -28,9 +30,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options, more = parser.parse_known_args()
 
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     print(
-        f"\n## {options.train_file.parent.name}, {options.objective}: time to quality\n\nSeed {options.seed}; "
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {version('torch')}.\n"
+        f"\n## {options.train_file.parent.name}, {options.objective}: time to quality\n\n"
+        f"Seed {options.seed}; {machine}, torch {version('torch')}.\n\n"
+        f"`python scripts/benchmark_time.py {shlex.join(map(without_folders, sys.argv[1:]))}`\n"
     )
     print(
         "| steps | table to test metrics, s | training, s | NDCG@10 | HR@10 |\n|---:|---:|---:|---:|---:|", flush=True

@@ -373,6 +373,18 @@ def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path):
     assert unknown.returncode != 0 and "no variant ['2 heads']; there are ['the recipe', " in unknown.stderr
 
 
+def test_the_time_to_quality_is_that_of_whole_runs(log_file, tmp_path):
+    options = ["--train_file", log_file, "--seed", 3, "--hidden_size", 16]
+    done = script("benchmark_time.py", *options, "--steps", 6)
+    assert done.returncode == 0, done.stderr
+    steps, seconds, training, ndcg, hr = done.stdout.splitlines()[-1].strip("| ").split(" | ")
+    assert steps == "6" and 0 <= int(training) < int(seconds)
+    few = ["--objective", "next-item", "--max_steps", 6, "--eval_steps", 0.2, "--save_steps", 0.2]
+    script("train.py", *options, *few, "--output_dir", tmp_path / "model")
+    results = json.loads((tmp_path / "model" / "all_results.json").read_text())
+    assert (ndcg, hr) == (f"{results['test_ndcg@10']:.4f}", f"{results['test_hr@10']:.4f}")
+
+
 @pytest.mark.parametrize("is_decoder", [False, True])
 def test_each_part_of_an_ablation_changes_what_is_learned(is_decoder, splits, monkeypatch):
     monkeypatch.syspath_prepend(SCRIPTS)
