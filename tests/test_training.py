@@ -244,7 +244,7 @@ def test_evaluate_and_recommend_scripts_tell_what_training_told(log_file, tmp_pa
     )
     assert trained.returncode == 0, trained.stderr
     expected = json.loads((folder / "all_results.json").read_text())
-    shown = f"--output_dir {folder.parent.name}/model --train_file {log_file.parent.name}/log.parquet --max_steps 5"
+    shown = f"--train_file {log_file.parent.name}/log.parquet --output_dir {tmp_path.name}/model --max_steps 5"
     assert f"python scripts/train.py {shown}" in (folder / "README.md").read_text()
     output = tmp_path / "metrics.json"
     evaluated = script(
