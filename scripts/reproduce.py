@@ -89,7 +89,7 @@ def train(folder: Path, *arguments: object, **kwargs) -> Path:
     if not (folder / "config.json").exists():  # written last
         subprocess.run([sys.executable, str(TRAIN), "--output_dir", str(folder), *given], check=True, **kwargs)
     told = shlex.join(map(without_folders, given))
-    if told not in (folder / "README.md").read_text(encoding="utf-8"):
+    if f" {told}\n" not in (folder / "README.md").read_text(encoding="utf-8"):
         raise ValueError(f"{folder} holds a run with other arguments than {told}; give another --output_dir")
     return folder
 

@@ -318,6 +318,8 @@ def test_a_reproduction_tells_of_all_seeds_and_goes_on_where_it_stopped(log_file
         assert done.stdout.count("Test metrics, full ranking") == 1  # one run is new
     other = script("reproduce.py", "shop", "--seeds", 0, *folders, *small[:-2], "--hidden_size", 8)
     assert "holds a run with other arguments than" in other.stderr and other.returncode != 0
+    fewer = script("reproduce.py", "shop", "--seeds", 0, *folders, *small[:-2])
+    assert "holds a run with other arguments than" in fewer.stderr and fewer.returncode != 0
     runs = [
         json.loads((tmp_path / "runs" / folder / "all_results.json").read_text())
         for folder in ("seed-0/bert4rec-shop-causal", "seed-3/bert4rec-shop-causal", "seed-1/bert4rec-shop-timed")
