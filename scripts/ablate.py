@@ -124,6 +124,16 @@ class UndroppedEmbeddings(modeling_bert4rec.Bert4RecEmbeddings):
         self.dropout = nn.Identity()
 
 
+class ProjectedModel(modeling_bert4rec.Bert4RecModel):
+    """A linear layer before the scores: what follows an item need then not be near it."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        projection = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
+        nn.init.normal_(projection.weight, std=config.hidden_size**-0.5)
+        self.final_norm = nn.Sequential(self.final_norm, projection)
+
+
 class RecentTargets(collator.RecommendationCollator):
     """Asks for recent items more often, after [Petrov and Macdonald, 2022](https://arxiv.org/abs/2207.02643)."""
 
@@ -177,6 +187,27 @@ def unbiased_softmax_loss(states, item_table, item_bias, target_ids):
     return softmax_loss(states, item_table, item_bias.detach(), target_ids)
 
 
+def unseen_scores(self, labels, logits_to_keep, banned_ids, input_ids=None, num_items_in_batch=None, **kwargs):
+    """The cross entropy over the target and the items that a ranking without the history has."""
+    if labels is None or not self.training:
+        return SCORES(self, labels, logits_to_keep, banned_ids, input_ids=input_ids, **kwargs)
+    labelled = labels != -100
+    rows, positions = labelled.nonzero(as_tuple=True)
+    targets, seen = labels[labelled], input_ids[rows]
+    if self.config.is_decoder:
+        seen = seen.masked_fill(torch.arange(seen.shape[1]) > positions.unsqueeze(1), self.config.pad_token_id)
+    seen = seen.masked_fill(seen == targets.unsqueeze(1), self.config.pad_token_id)
+    outputs = self.model(input_ids=input_ids, **kwargs)
+    loss = 0.0
+    for some, target, banned in zip(
+        outputs.last_hidden_state[labelled].split(1024), targets.split(1024), seen.split(1024), strict=True
+    ):
+        scores = self.decoder(some).scatter(1, banned, -1e9)
+        loss += nn.functional.cross_entropy(scores, target, reduction="sum")
+    return loss / (len(targets) if num_items_in_batch is None else num_items_in_batch), None, outputs
+
+
+SCORES = modeling_bert4rec.Bert4RecForMaskedLM.scores
 MODEL = modeling_bert4rec
 PARTS = {
     "SwiGLU": {(MODEL, "Bert4RecMLP"): SwiGLU},
@@ -187,6 +218,8 @@ PARTS = {
     "no dropout of the embeddings": {(MODEL, "Bert4RecEmbeddings"): UndroppedEmbeddings},
     "cosine scores": {(MODEL, "softmax_loss"): cosine_softmax_loss, (MODEL, "score_items"): cosine_scores},
     "no output bias": {(MODEL, "softmax_loss"): unbiased_softmax_loss},
+    "a linear layer before the scores": {(MODEL, "Bert4RecModel"): ProjectedModel},
+    "no items of the history in the softmax": {(MODEL.Bert4RecForMaskedLM, "scores"): unseen_scores},
     "recent items asked for more often": {(training, "RecommendationCollator"): RecentTargets},
     "masked items, half of the rows cut after any": {(training, "RecommendationCollator"): CutRows},
 }
