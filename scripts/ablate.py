@@ -7,7 +7,6 @@ the tables that are kept as `model_cards/results/*.md`.
 """
 
 import argparse
-import shlex
 import sys
 from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
@@ -241,7 +240,7 @@ def main() -> None:
     dataset = options.train_file.parent.name
     steps = f"{options.steps:,} steps" if options.steps else "the recipe's steps"
     print(f"\n## {dataset}: one thing changed\n\nBest validation in {steps}, seed {options.seed}.\n")
-    print(f"`python scripts/ablate.py {shlex.join(map(train.without_folders, sys.argv[1:]))}`\n")
+    print(f"`{train.command_line('ablate.py', sys.argv[1:])}`\n")
     print("| changed | NDCG@10 | HR@10 | training, s |\n|---|---:|---:|---:|", flush=True)
     given = ["--train_file", options.train_file, "--max_steps", options.steps, "--seed", options.seed]
     given += ["--eval_steps", 0.2, "--save_steps", 0.2, *more]

@@ -9,7 +9,6 @@ rate falls to zero within the steps, so a short run is better than the beginning
 import argparse
 import os
 import platform
-import shlex
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 from reproduce import read_run, train
 from tqdm.auto import tqdm
-from train import without_folders
+from train import command_line
 
 
 def main() -> None:
@@ -34,7 +33,7 @@ def main() -> None:
     print(
         f"\n## {options.train_file.parent.name}, {options.objective}: time to quality\n\n"
         f"Seed {options.seed}; {machine}, torch {version('torch')}.\n\n"
-        f"`python scripts/benchmark_time.py {shlex.join(map(without_folders, sys.argv[1:]))}`\n"
+        f"`{command_line('benchmark_time.py', sys.argv[1:])}`\n"
     )
     print(
         "| steps | table to test metrics, s | training, s | NDCG@10 | HR@10 |\n|---:|---:|---:|---:|---:|", flush=True

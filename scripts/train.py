@@ -99,9 +99,14 @@ def main(arguments: list[str] | None = None) -> None:
         patience=model.early_stopping_patience,
         dataset=data.title,
         split=data.split,
-        command=shlex.join(["python", "scripts/train.py", *map(without_folders, arguments)]),
+        command=command_line("train.py", arguments),
     )
     print(f"\nTest metrics, full ranking:\n\n{results_table(results)}\n\nModel, card and results: {args.output_dir}")
+
+
+def command_line(script: str, arguments: list[str]) -> str:
+    """How to run a script again, for a card or a page."""
+    return shlex.join(["python", f"scripts/{script}", *map(without_folders, arguments)])
 
 
 def without_folders(argument: str) -> str:
