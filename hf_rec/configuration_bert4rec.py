@@ -24,6 +24,8 @@ class Bert4RecConfig(PreTrainedConfig):
         attention_probs_dropout_prob: Dropout of the attention weights. Flash attention on CPU needs 0.
         max_position_embeddings: Longest input, counted in positions; the mask that asks for the next item is one.
         use_time_gaps: Whether the encoder reads the time from each item to the next, or to the request.
+        use_repeat_bias: Whether the items of the history have a bias in the scores, learned for each number of steps
+            back, for people who come back to an item. Needs the loss "softmax".
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).
@@ -62,6 +64,7 @@ class Bert4RecConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 200
     use_time_gaps: bool = False
+    use_repeat_bias: bool = False
     rope_theta: float | int = 10_000.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float = 1e-12
@@ -116,6 +119,8 @@ class Bert4RecConfig(PreTrainedConfig):
     def validate_loss(self):
         if self.loss_type not in LOSS_TYPES:
             raise ValueError(f"loss_type must be one of {LOSS_TYPES}, got {self.loss_type!r}")
+        if self.use_repeat_bias and self.loss_type != "softmax":
+            raise ValueError(f"use_repeat_bias needs loss_type='softmax', got {self.loss_type!r}")
 
     def validate_activation(self):
         if self.hidden_act not in ACT2FN:

@@ -14,7 +14,12 @@ CHUNK_TARGETS = 64
 
 
 def softmax_loss(
-    states: torch.Tensor, item_table: torch.Tensor, item_bias: torch.Tensor, target_ids: torch.Tensor
+    states: torch.Tensor,
+    item_table: torch.Tensor,
+    item_bias: torch.Tensor,
+    target_ids: torch.Tensor,
+    history_ids: torch.Tensor | None = None,
+    history_bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Cross entropy over the whole catalogue: -log softmax(states @ item_table.T + item_bias)[target].
 
@@ -26,13 +31,17 @@ def softmax_loss(
         item_table: (vocab_size, hidden_size).
         item_bias: (vocab_size,).
         target_ids: (targets,).
+        history_ids: (targets, n) items with a bias of their own for each target; their scores are raised by it.
+        history_bias: (targets, n), that bias; an item that is there more than once has the sum.
 
     Example:
         >>> states, item_table = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [0.0]])
         >>> softmax_loss(states, item_table, torch.zeros(2), torch.tensor([0, 1]))  # log(1 + exp(-2)) + log(2)
         tensor(0.8201)
     """
-    return ChunkedSoftmaxLoss.apply(states, item_table, item_bias, target_ids)
+    if history_ids is None:
+        history_ids, history_bias = target_ids.new_empty(len(target_ids), 0), states.new_empty(len(target_ids), 0)
+    return ChunkedSoftmaxLoss.apply(states, item_table, item_bias, history_bias, target_ids, history_ids)
 
 
 def sampled_softmax_loss(
@@ -120,32 +129,32 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
     """[`softmax_loss`], whose gradients are computed in the forward pass, while the scores of a chunk are there."""
 
     @staticmethod
-    def forward(ctx, states, item_table, item_bias, target_ids):
+    def forward(ctx, states, item_table, item_bias, history_bias, target_ids, history_ids):
         dtype = torch.promote_types(item_table.dtype, torch.float32)
+        inputs = states, item_table, item_bias, history_bias
         table, bias = item_table.to(dtype), item_bias.to(dtype)
         gradients = None
         if any(ctx.needs_input_grad):
-            gradients = torch.empty_like(states, dtype=dtype), torch.zeros_like(table), torch.zeros_like(bias)
+            gradients = [torch.zeros_like(tensor, dtype=dtype) for tensor in inputs]
         loss = table.new_zeros(())
         rows = max(CHUNK_SCORES // len(table), CHUNK_TARGETS)
         with torch.autocast(states.device.type, enabled=False):
             for start in range(0, len(states), rows):
-                chunk = states[start : start + rows].to(dtype)
-                targets = target_ids[start : start + rows].unsqueeze(1)
+                part = slice(start, start + rows)
+                chunk, targets, history = states[part].to(dtype), target_ids[part].unsqueeze(1), history_ids[part]
                 scores = torch.addmm(bias, chunk, table.t())  # (rows, vocab_size)
+                scores.scatter_add_(1, history, history_bias[part].to(dtype))
                 best, own = scores.amax(1), scores.gather(1, targets).squeeze(1)
                 probabilities = torch.softmax(scores, dim=1, out=scores)
                 loss += (best - own - probabilities.amax(1).log()).sum()
                 if gradients:
                     errors = probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
-                    torch.mm(errors, table, out=gradients[0][start : start + rows])
+                    torch.mm(errors, table, out=gradients[0][part])
                     gradients[1].addmm_(errors.t(), chunk)
                     gradients[2].add_(errors.sum(0))
+                    torch.gather(errors, 1, history, out=gradients[3][part])
         if gradients:
-            ctx.gradients = [
-                gradient.to(like.dtype)
-                for gradient, like in zip(gradients, (states, item_table, item_bias), strict=True)
-            ]
+            ctx.gradients = [gradient.to(like.dtype) for gradient, like in zip(gradients, inputs, strict=True)]
         return loss
 
     @staticmethod
@@ -154,7 +163,7 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("softmax_loss keeps its gradients for one backward pass; compute the loss again")
-        return (*(gradient.mul_(grad_output) for gradient in gradients), None)
+        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None)
 
 
 __all__ = ["gbce_loss", "sample_items", "sampled_softmax_loss", "softmax_loss"]

@@ -37,6 +37,7 @@ AUTO_MAP = {
 }
 
 GAP_BITS = 63  # of the longest gap in time
+REPEAT_SCALE = 10  # of a repeat bias: a learning rate for weights is small for a score
 
 FEW_STATES, LARGE_TABLE, TABLE_BLOCKS = 4, 2**16, 16  # of `score_items`
 
@@ -165,6 +166,25 @@ class Bert4RecEmbeddings(nn.Module):
         return self.dropout(self.norm(items))
 
 
+class Bert4RecRepeatBias(nn.Module):
+    """What the scores of the items of a history gain: a number for each number of steps back."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.special_token_ids = config.special_token_ids
+        self.bias = nn.Parameter(torch.zeros(config.max_position_embeddings))
+
+    def forward(self, history_ids, positions):
+        """Items and their gain, both (..., length), for (..., length) histories that are asked at (...) positions."""
+        places = torch.arange(history_ids.shape[-1], device=history_ids.device)
+        read = places <= positions.unsqueeze(-1)
+        for special in self.special_token_ids:
+            read = read & (history_ids != special)
+        steps = (places.unsqueeze(-1) - places).clamp(0, len(self.bias) - 1)
+        gains = REPEAT_SCALE * nn.functional.embedding(positions, self.bias[steps])
+        return history_ids.masked_fill(~read, self.special_token_ids[0]), gains.masked_fill(~read, 0.0)
+
+
 class Bert4RecAttention(nn.Module):
     def __init__(self, config: Bert4RecConfig, layer_index: int):
         super().__init__()
@@ -263,6 +283,8 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Linear) and module is not self.get_output_embeddings():
             init.normal_(module.weight, std=module.in_features**-0.5)
+        if isinstance(module, Bert4RecRepeatBias):
+            init.zeros_(module.bias)
 
     def save_pretrained(self, *args, **kwargs):
         from .pipeline_bert4rec import RecommendationPipeline  # noqa: F401  (makes the pipeline's code travel)
@@ -402,6 +424,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         super().__init__(config)
         self.model = Bert4RecModel(config)
         self.decoder = nn.Linear(config.hidden_size, config.vocab_size)
+        if config.use_repeat_bias:
+            self.repeat_bias = Bert4RecRepeatBias(config)
         if config.tie_word_embeddings:  # or the Trainer warns that a checkpoint lacks it
             self._keys_to_ignore_on_save = {"decoder.weight"}
         self.post_init()
@@ -456,7 +480,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
 
-    def scores(self, labels, logits_to_keep, banned_ids, **kwargs):
+    def scores(self, labels, logits_to_keep, banned_ids, history_ids=None, **kwargs):
         """Loss, logits and outputs of the encoder, for labels that stand where the items are asked for."""
         positions = None
         if labels is not None:
@@ -470,9 +494,15 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
         outputs = self.model(positions_to_keep=positions, **kwargs)
         states = outputs.last_hidden_state if labels is None else outputs.last_hidden_state[is_label]
+        repeats = ()
+        if self.config.use_repeat_bias:
+            repeats = self.repeats(outputs, None if labels is None else labelled, positions, history_ids, **kwargs)
         if labels is not None and self.training:
-            return self.training_loss(states, labels[labelled], **kwargs), None, outputs
+            return self.training_loss(states, labels[labelled], repeats, **kwargs), None, outputs
         logits = score_items(states, self.decoder)
+        if repeats:
+            ids, gains = repeats
+            logits = logits.scatter_add(-1, ids, gains.to(logits.dtype))
 
         loss = None
         if labels is not None:
@@ -486,11 +516,31 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             logits = ban_items_(logits, banned_ids, self.config.special_token_ids)
         return loss, logits, outputs
 
-    def training_loss(self, states, target_ids, num_items_in_batch=None, **_kwargs):
+    def repeats(self, outputs, labelled, positions, history_ids, input_ids=None, inputs_embeds=None, **_kwargs):
+        """Items of the histories and what their scores gain, for the labelled or kept positions, or for all."""
+        length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+        past = 0 if outputs.past_key_values is None else outputs.past_key_values.get_seq_length() - length
+        if history_ids is None and not past:
+            history_ids = input_ids
+        if history_ids is None or history_ids.shape[1] < length:
+            raise ValueError(
+                "a model with use_repeat_bias scores by the items that were read: give it input_ids and, where a "
+                "session goes on from past_key_values, all its items so far as history_ids"
+            )
+        if labelled is None:
+            if positions is None:
+                positions = torch.arange(length, device=history_ids.device).expand(len(history_ids), -1)
+            histories = history_ids.unsqueeze(1).expand(-1, positions.shape[1], -1)
+        else:
+            rows, positions = labelled.nonzero(as_tuple=True)
+            histories = history_ids[rows]
+        return self.repeat_bias(histories, positions + history_ids.shape[1] - length)
+
+    def training_loss(self, states, target_ids, repeats=(), num_items_in_batch=None, **_kwargs):
         """`config.loss_type` of (targets, hidden) states, as a mean or over `num_items_in_batch`."""
         config, catalogue = self.config, (self.decoder.weight, self.decoder.bias)
         if config.loss_type == "softmax":
-            loss = softmax_loss(states, *catalogue, target_ids)
+            loss = softmax_loss(states, *catalogue, target_ids, *repeats)
         else:
             num_items = config.vocab_size - len(config.special_token_ids)
             sampled = {
@@ -533,6 +583,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         banned_ids: torch.LongTensor | None = None,
+        history_ids: torch.LongTensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """As [`Bert4RecForMaskedLM`], with the scores at a position for the item after it.
@@ -543,6 +594,8 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
                 place of the last is not read.
             shift_labels: In place of `labels`, already shifted: each is predicted at its own position.
             past_key_values, use_cache: As for [`Bert4RecModel`].
+            history_ids: (batch, items read so far) ids of the items in `past_key_values` and of `input_ids`, which a
+                model with `config.use_repeat_bias` needs when a session goes on.
         """
         shift_labels = kwargs.pop("shift_labels", None)  # not a parameter: the Trainer would take it for a label
         if shift_labels is None and labels is not None:
@@ -551,6 +604,7 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             shift_labels,
             logits_to_keep,
             banned_ids,
+            history_ids=history_ids,
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -572,6 +626,8 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids, *args, time_gaps=None, **kwargs):
         """As Transformers does it; the time gaps of generated items are unknown."""
         inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        if self.config.use_repeat_bias:
+            inputs["history_ids"] = input_ids
         if time_gaps is not None:
             if inputs.get("input_ids") is None:
                 raise ValueError("generate takes time_gaps with input_ids, not with inputs_embeds")

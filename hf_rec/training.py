@@ -180,11 +180,14 @@ def train_recommender(
     output_dir = Path(args.output_dir)
     checkpoint = args.resume_from_checkpoint or resumable_checkpoint(output_dir)
     set_seed(args.seed)
-    model, tokenizer = load_or_create(splits, model_name_or_path, config, max_length)
+    collator = collator or {}
+    model, tokenizer = load_or_create(
+        splits, model_name_or_path, config, max_length, exclude_seen=collator.get("exclude_seen", True)
+    )
     if checkpoint:
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer, model.config.use_time_gaps)
-    collate = suitable_collator(model, tokenizer, **(collator or {}))
+    collate = suitable_collator(model, tokenizer, **collator)
     recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
     lengths = tokenized["train"]["length"][:]
     args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
@@ -353,11 +356,13 @@ def load_or_create(
     model_name_or_path: str | None,
     config: Mapping[str, Any] | None = None,
     max_length: int | None = None,
+    exclude_seen: bool = True,
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked.
 
-    A new model of a large catalogue is trained with "sampled_softmax", unless `config` says otherwise. Of a saved
-    model it may change what is learned, from next items to masked ones for instance, but no sizes.
+    A new model of a large catalogue is trained with "sampled_softmax", and one of a smaller catalogue that ranks the
+    items of the history, too, has a repeat bias, unless `config` says otherwise. Of a saved model it may change what
+    is learned, from next items to masked ones for instance, but no sizes.
     """
     if model_name_or_path:
         if fixed := sorted({*(config or {})} - CHANGEABLE):
@@ -371,10 +376,12 @@ def load_or_create(
     tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
     config = dict(config or {})
     recipe = suitable_recipe(config.get("is_decoder", False), max_length)
+    loss_type = config.get("loss_type", "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax")
     defaults = {
         "hidden_size": recipe.hidden_size,
         "hidden_dropout_prob": recipe.hidden_dropout_prob,
-        "loss_type": "softmax" if len(tokenizer) < LARGE_CATALOGUE else "sampled_softmax",
+        "loss_type": loss_type,
+        "use_repeat_bias": loss_type == "softmax" and not exclude_seen,
     }
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": max_length}
     config = Bert4RecConfig(**sizes, **(defaults | config))

@@ -170,7 +170,8 @@ def plot(results: list[dict], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("dataset", help="a data set that `train.py` knows by name, or a folder of --data_dir")
-    parser.add_argument("--data_dir", type=Path, help="folder of the data sets, each as DATASET/interactions.parquet")
+    parser.add_argument("--data_dir", type=Path, help="folder of the data sets, each a folder with a table")
+    parser.add_argument("--table", default="interactions.parquet", help="name of that table")
     parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="what is learned")
     parser.add_argument("--use_time_gaps", action="store_true", help="read the times of the items and of the request")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run for each")
@@ -183,12 +184,13 @@ def main() -> None:
     name += "-timed" * options.use_time_gaps
     data = ["--dataset_name", options.dataset]
     if options.data_dir:
-        data = ["--train_file", options.data_dir / options.dataset / "interactions.parquet"]
+        data = ["--train_file", options.data_dir / options.dataset / options.table]
     folders = [
         train(options.output_dir / f"seed-{seed}" / name, *data, *arguments, "--seed", seed, *more)
         for seed in tqdm(options.seeds, desc=name)
     ]
-    command = ["python scripts/reproduce.py", options.dataset, *arguments, "--seeds"]
+    table = [] if options.table == parser.get_default("table") else ["--table", options.table]
+    command = ["python scripts/reproduce.py", options.dataset, *table, *arguments, "--seeds"]
     result = {
         "dataset": options.dataset,
         "objective": options.objective + ", timed" * options.use_time_gaps,

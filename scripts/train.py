@@ -57,6 +57,13 @@ class ModelArguments:
         default=False,
         metadata={"help": "Whether a new model reads the time from each item to the next, or to the request."},
     )
+    use_repeat_bias: bool | None = field(
+        default=None,
+        metadata={
+            "help": "Whether a new model learns what items gain from standing in the history; by default with "
+            "--include_seen, but with sampled negatives."
+        },
+    )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "cloze: share of the histories of which the last item alone is masked."}

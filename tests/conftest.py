@@ -57,7 +57,15 @@ def timed_recommender(request, tokenizer) -> Bert4RecForMaskedLM | Bert4RecForCa
     return small_model(len(tokenizer), is_decoder=request.param, use_time_gaps=True)
 
 
-def small_model(vocab_size: int, is_decoder: bool, use_time_gaps: bool = False):
+@pytest.fixture(params=[False, True], ids=["repeating model", "repeating decoder"])
+def repeating_recommender(request, tokenizer) -> Bert4RecForMaskedLM | Bert4RecForCausalLM:
+    """Each of the two with a repeat bias, of which no number is another."""
+    model = small_model(len(tokenizer), is_decoder=request.param, use_repeat_bias=True)
+    torch.nn.init.normal_(model.repeat_bias.bias)
+    return model
+
+
+def small_model(vocab_size: int, is_decoder: bool, **options):
     torch.manual_seed(0)
     config = Bert4RecConfig(
         vocab_size=vocab_size,
@@ -66,6 +74,6 @@ def small_model(vocab_size: int, is_decoder: bool, use_time_gaps: bool = False):
         intermediate_size=32,
         initializer_range=0.5,
         is_decoder=is_decoder,
-        use_time_gaps=use_time_gaps,
+        **options,
     )
     return recommender_class(config)(config).eval()

@@ -32,11 +32,17 @@ OWN_FIELDS = {field.name for field in dataclasses.fields(Bert4RecConfig)} - {
         ("unk_token_id", 2, "tokens need ids of their own"),
         ("hidden_size", "64", "expected int, got str"),
         ("hidden_act", "swoosh", "hidden_act must be one of"),
+        ("loss_type", "hinge", "loss_type must be one of .*, got 'hinge'"),
     ],
 )
 def test_a_bad_value_is_an_error_that_says_so(field, value, message):
     with pytest.raises(StrictDataclassError, match=message):
         Bert4RecConfig(**{field: value})
+
+
+def test_a_repeat_bias_with_sampled_negatives_is_an_error():
+    with pytest.raises(StrictDataclassError, match="use_repeat_bias needs loss_type='softmax', got 'gbce'"):
+        Bert4RecConfig(use_repeat_bias=True, loss_type="gbce")
 
 
 def test_every_field_is_read_by_code():

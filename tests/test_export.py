@@ -18,8 +18,15 @@ HISTORIES = [["item-0"], ["item-3", "item-1"], [f"item-{number}" for number in r
 
 @pytest.fixture(
     scope="module",
-    params=[(False, False), (True, False), (False, True), (True, True)],
-    ids=["encoder", "decoder", "timed encoder", "timed decoder"],
+    params=[
+        (False, {}),
+        (True, {}),
+        (False, {"use_time_gaps": True}),
+        (True, {"use_time_gaps": True}),
+        (False, {"use_repeat_bias": True}),
+        (True, {"use_repeat_bias": True}),
+    ],
+    ids=["encoder", "decoder", "timed encoder", "timed decoder", "repeating encoder", "repeating decoder"],
 )
 def pipelines(request, tmp_path_factory):
     """The pipeline of a saved model, and that of its export."""
@@ -27,9 +34,12 @@ def pipelines(request, tmp_path_factory):
     torch.manual_seed(0)
     tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 8, "initializer_range": 0.5}
-    is_decoder, use_time_gaps = request.param
-    config = Bert4RecConfig(vocab_size=23, is_decoder=is_decoder, use_time_gaps=use_time_gaps, **sizes)
-    save_recommender(folder / "saved", recommender_class(config)(config), tokenizer)
+    is_decoder, options = request.param
+    config = Bert4RecConfig(vocab_size=23, is_decoder=is_decoder, **options, **sizes)
+    model = recommender_class(config)(config)
+    if config.use_repeat_bias:
+        torch.nn.init.normal_(model.repeat_bias.bias)
+    save_recommender(folder / "saved", model, tokenizer)
     export_recommender(folder / "saved", folder / "exported", top_k=15)
     fast = OnnxRecommendationPipeline.from_pretrained(folder / "exported", intra_op_num_threads=1)
     return pipeline("recommendation", model=folder / "saved"), fast
@@ -51,6 +61,7 @@ def test_lists_and_scores_are_those_of_the_model_for_any_batch_and_length(pipeli
     slow, fast = pipelines
     assert_same(fast(histories, top_k=15), slow(histories, top_k=15))
     assert_same([fast(histories[0])], [slow(histories[0])])
+    assert_same(fast(histories, top_k=15, exclude_seen=False), slow(histories, top_k=15, exclude_seen=False))
     if slow.model.config.use_time_gaps:
         timed = [{"item_ids": row, "timestamps": [*range(0, 9 * len(row), 9)], "time": 999} for row in histories]
         assert_same(fast(timed, top_k=15), slow(timed, top_k=15))

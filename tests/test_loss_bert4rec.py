@@ -42,6 +42,26 @@ def test_chunked_softmax_is_cross_entropy_with_its_gradients(seed, targets, chun
         torch.testing.assert_close(one, other)
 
 
+@given(seed=st.integers(0, 2**16), length=st.integers(0, 6), chunk=st.integers(1, 10))
+@settings(max_examples=30)
+def test_the_bias_of_a_history_adds_up_in_the_scores_and_has_its_gradient(seed, length, chunk):
+    *inputs, target_ids = catalogue(seed)
+    generator = torch.Generator().manual_seed(seed)
+    history = torch.randint(13, (len(target_ids), length), generator=generator)  # some items twice, some the target
+    bias = torch.randn(history.shape, generator=generator, dtype=torch.float64).requires_grad_()
+    scores = inputs[0] @ inputs[1].T + inputs[2]
+    gains = torch.nn.functional.one_hot(history, 13).double() * bias.unsqueeze(-1)
+    expected = torch.nn.functional.cross_entropy(scores + gains.sum(1), target_ids, reduction="sum")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loss_bert4rec, "CHUNK_SCORES", 1)
+        patch.setattr(loss_bert4rec, "CHUNK_TARGETS", chunk)
+        loss = softmax_loss(*inputs, target_ids, history, bias)
+    torch.testing.assert_close(loss, expected)
+    inputs.append(bias)
+    for one, other in zip(gradients(loss, inputs), gradients(expected, inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_softmax_never_holds_more_scores_than_a_chunk(monkeypatch):
     monkeypatch.setattr(loss_bert4rec, "CHUNK_SCORES", 5000)
     monkeypatch.setattr(loss_bert4rec, "CHUNK_TARGETS", 1)

@@ -3,7 +3,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, Trainer, TrainingArguments
@@ -17,6 +17,7 @@ from hf_rec import (
 )
 from hf_rec.modeling_bert4rec import (
     LARGE_TABLE,
+    REPEAT_SCALE,
     Dropout,
     gap_buckets,
     recommender_class,
@@ -112,6 +113,83 @@ def test_time_gaps_are_read_like_the_items_that_they_follow(timed_recommender):
         session = timed_recommender(history[:, :3], time_gaps=gaps[:, :3])
         last = timed_recommender(history[:, 3:], time_gaps=gaps[:, 3:], past_key_values=session.past_key_values)
         torch.testing.assert_close(last.logits[:, 0], timed[:, 3], atol=1e-5, rtol=0)
+
+
+def raised_scores(recommender, history: list[int], position: int, scores: torch.Tensor) -> torch.Tensor:
+    """Scores at a position with the repeat bias, the slow way."""
+    scores = scores.clone()
+    for place, item in enumerate(history[: position + 1]):
+        if item not in recommender.config.special_token_ids:
+            scores[item] += REPEAT_SCALE * recommender.repeat_bias.bias[position - place]
+    return scores
+
+
+@given(history=st.lists(st.integers(0, 8), min_size=1, max_size=8), left=st.booleans())
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@torch.no_grad()
+def test_items_of_a_history_gain_the_bias_of_their_steps_back(repeating_recommender, history, left):
+    plain = copy.deepcopy(repeating_recommender)
+    plain.repeat_bias.bias.zero_()
+    padding = (8 - len(history), 0) if left else (0, 8 - len(history))
+    inputs = torch.nn.functional.pad(torch.tensor([history]), padding, value=PAD)
+    mask = torch.nn.functional.pad(torch.ones(1, len(history), dtype=torch.long), padding)
+    before, scores = (model(inputs, attention_mask=mask).logits[0] for model in (plain, repeating_recommender))
+    for position in range(len(history)):
+        expected = raised_scores(repeating_recommender, history, position, before[position + padding[0]])
+        torch.testing.assert_close(scores[position + padding[0]], expected, atol=1e-4, rtol=0)
+    kept = repeating_recommender(inputs, attention_mask=mask, logits_to_keep=torch.tensor([7, 2])).logits[0]
+    torch.testing.assert_close(kept, scores[[7, 2]], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+def test_training_learns_the_repeat_bias_that_scores_have(repeating_recommender, padding_side):
+    model = repeating_recommender.double()
+    inputs = random_histories(torch.Generator().manual_seed(8), 3, 8, vocab_size=7)
+    inputs[1, slice(0, 3) if padding_side == "left" else slice(5, None)] = PAD
+    mask, labels = (inputs != PAD).long(), torch.full_like(inputs, -100)
+    labels[0, 1], labels[1, 4], labels[2, 2], labels[2, 7] = 5, 6, 3, 4
+    logits = model(inputs, attention_mask=mask).logits
+    asked = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100) if model.config.is_decoder else labels
+    expected = torch.nn.functional.cross_entropy(logits.flatten(0, 1), asked.flatten())
+    (gradient,) = torch.autograd.grad(expected, model.repeat_bias.bias)
+    evaluated = model(inputs, attention_mask=mask, labels=labels)
+    torch.testing.assert_close(evaluated.loss, expected, check_dtype=False)
+    torch.testing.assert_close(evaluated.logits, logits[asked != -100])
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    loss = model(inputs, attention_mask=mask, labels=labels).loss
+    torch.testing.assert_close(loss, expected, check_dtype=False)
+    torch.testing.assert_close(torch.autograd.grad(loss, model.repeat_bias.bias)[0], gradient)
+    assert (gradient != 0).sum() > 3
+
+
+@pytest.mark.parametrize("repeating_recommender", [True], indirect=True)
+@torch.no_grad()
+def test_a_session_tells_its_items_for_the_repeat_bias(repeating_recommender):
+    inputs = random_histories(torch.Generator().manual_seed(9), 2, 6, vocab_size=7)
+    whole = repeating_recommender(inputs).logits
+    session = repeating_recommender(inputs[:, :4]).past_key_values
+    with pytest.raises(ValueError, match="where a session goes on from past_key_values, all its items so far"):
+        repeating_recommender(inputs[:, 4:], past_key_values=copy.deepcopy(session))
+    rest = repeating_recommender(inputs[:, 4:], past_key_values=session, history_ids=inputs)
+    torch.testing.assert_close(rest.logits, whole[:, 4:], atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match="scores by the items that were read: give it input_ids"):
+        repeating_recommender(inputs_embeds=repeating_recommender.get_input_embeddings()(inputs))
+
+
+@pytest.mark.parametrize("repeating_recommender", [True], indirect=True)
+@torch.no_grad()
+def test_generate_repeats_items_by_the_bias(repeating_recommender):
+    expected = inputs = random_histories(torch.Generator().manual_seed(10), 3, 4)
+    for _ in range(4):
+        scores = repeating_recommender(expected, use_cache=False).logits[:, -1]
+        scores = ban_items_(scores, expected[:, :0], repeating_recommender.config.special_token_ids)
+        expected = torch.cat([expected, scores.argmax(-1, keepdim=True)], dim=1)
+    assert any(len({*row}) < len(row) for row in expected.tolist())
+    for use_cache in (True, False):
+        found = repeating_recommender.generate(inputs, max_new_tokens=4, use_cache=use_cache, no_repeat_ngram_size=0)
+        assert torch.equal(found, expected)
 
 
 def test_time_gaps_that_cannot_be_read_are_an_error(recommender, timed_recommender):

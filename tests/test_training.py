@@ -21,7 +21,7 @@ from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.optimization import SparseRowAdamW
 from hf_rec.sampler import ShuffledLengthGroupedSampler
 from hf_rec.shop import shop_log
-from hf_rec.training import RecommendationTrainingArguments, evaluate_recommender, train_recommender
+from hf_rec.training import RecommendationTrainingArguments, evaluate_recommender, load_or_create, train_recommender
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 SMALL = {"max_length": 16, "config": {"hidden_size": 16, "intermediate_size": 32}}
@@ -111,6 +111,27 @@ def test_training_learns_what_the_baselines_cannot(tmp_path, is_decoder, epochs)
     assert (args.learning_rate, args.weight_decay) == (5e-3, 2.0 if is_decoder else 0.2)
     assert results["shop"]["hr@10"] > 1.1 * results["last-item Markov"]["hr@10"]
     assert results["last-item Markov"]["hr@10"] > 2 * results["popularity"]["hr@10"]
+
+
+@pytest.mark.parametrize("is_decoder", [False, True], ids=["cloze", "next-item"])
+def test_where_seen_items_are_ranked_a_model_learns_when_people_come_back(is_decoder, tmp_path):
+    generator = np.random.default_rng(0)
+    cycles = (generator.choice(80, 3, replace=False) for _ in range(300))  # each user buys three items in turn
+    log = {
+        "user_id": np.repeat(np.arange(300), 12),
+        "item_id": np.concatenate([np.tile(cycle, 4) for cycle in cycles]),
+        "timestamp": np.tile(np.arange(12), 300),
+    }
+    splits = leave_one_out(build_sequences(pd.DataFrame(log)))
+    options = {"config": {"is_decoder": is_decoder, "hidden_size": 16}, "max_length": 12}
+    args = arguments(tmp_path / "model", num_train_epochs=30, learning_rate=5e-3)
+    results = train_recommender(splits, args, collator={"exclude_seen": False}, **options)
+    assert results["model"]["ndcg@10"] > results["last-item Markov"]["ndcg@10"]
+    model, _ = load_or_create(splits, str(tmp_path / "model"))
+    first = 2 if is_decoder else 3  # steps back, from the mask one more
+    assert (model.repeat_bias.bias > 0).nonzero()[:, 0].tolist() == [first, first + 3, first + 6]
+    train_recommender(splits, arguments(tmp_path / "other", num_train_epochs=1), **options)
+    assert not load_or_create(splits, str(tmp_path / "other"))[0].config.use_repeat_bias
 
 
 def test_a_seed_gives_the_run_again_to_the_bit(splits, tmp_path):
