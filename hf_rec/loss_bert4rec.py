@@ -101,9 +101,14 @@ def gbce_loss(
         sparse: Whether the gradient of the item table is sparse.
     """
     positive, negative = sampled_scores(states, item_table, item_bias, target_ids, negative_ids, sparse)
-    alpha = min(len(negative_ids) / max(num_items - 1, 1), 1.0)
-    beta = alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
+    beta = gbce_weight(len(negative_ids), num_items, calibration)
     return beta * nn.functional.softplus(-positive).sum() + nn.functional.softplus(negative).sum()
+
+
+def gbce_weight(num_negatives: int, num_items: int, calibration: float) -> float:
+    """The beta of [`gbce_loss`], the weight of a target beside its negatives."""
+    alpha = min(num_negatives / max(num_items - 1, 1), 1.0)
+    return alpha * (calibration * (1 - 1 / alpha) + 1 / alpha)
 
 
 def sample_items(count: int, vocab_size: int, special_token_ids: tuple[int, ...], device=None) -> torch.Tensor:
@@ -166,4 +171,4 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         return (*(gradient.mul_(grad_output) for gradient in gradients), None, None)
 
 
-__all__ = ["gbce_loss", "sample_items", "sampled_softmax_loss", "softmax_loss"]
+__all__ = ["gbce_loss", "gbce_weight", "sample_items", "sampled_softmax_loss", "softmax_loss"]

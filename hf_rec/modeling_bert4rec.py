@@ -25,7 +25,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
-from .loss_bert4rec import gbce_loss, sample_items, sampled_softmax_loss, softmax_loss
+from .loss_bert4rec import gbce_loss, gbce_weight, sample_items, sampled_softmax_loss, softmax_loss
 from .ranking_bert4rec import ban_items_
 
 # The classes that stock Transformers finds in a saved folder, with `trust_remote_code=True`.
@@ -283,6 +283,13 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         if isinstance(module, nn.Linear) and module is not self.get_output_embeddings():
             init.normal_(module.weight, std=module.in_features**-0.5)
+        config = self.config
+        if config.loss_type == "gbce" and module is self.get_output_embeddings():
+            # The best score for all items alike, which is far below zero: the bias would take long to get there.
+            weight = gbce_weight(
+                config.num_negatives, config.vocab_size - len(config.special_token_ids), config.gbce_calibration
+            )
+            init.constant_(module.bias, math.log(weight / config.num_negatives))
         if isinstance(module, Bert4RecRepeatBias):
             init.zeros_(module.bias)
 

@@ -225,6 +225,7 @@ def train_recommender(
         "num_users": len(splits["train"]),
         "num_interactions": int(metrics.item_counts.sum()),
         "example": recent_items(histories_of(splits["test"].select([0]), timed)[0]),
+        "options": "top_k=5" if collate.exclude_seen else "top_k=5, exclude_seen=False",
         "protocol": protocol,
         "command": command,
         "seed": args.seed,

@@ -152,6 +152,17 @@ def test_gbce_by_hand(calibration):
     assert loss.item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_gbce_begins_at_the_best_scores_for_all_items_alike():
+    model = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=23, loss_type="gbce", num_negatives=6)).double()
+    shift = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    catalogue = model.decoder.weight, model.decoder.bias + shift
+    states, target_ids, negative_ids = torch.zeros(1, 64).double(), torch.tensor([3]), torch.arange(4, 10)
+    loss = gbce_loss(states, *catalogue, target_ids, negative_ids, num_items=20, calibration=0.75)
+    torch.testing.assert_close(torch.autograd.grad(loss, shift)[0], torch.zeros_like(shift))
+    plain = Bert4RecForMaskedLM(Bert4RecConfig(vocab_size=23))
+    assert plain.decoder.bias.abs().max() == 0
+
+
 @pytest.mark.parametrize("loss", [sampled_softmax_loss, lambda *args, **kw: gbce_loss(*args, num_items=10, **kw)])
 def test_sparse_gradients_are_the_dense_ones(loss):
     *inputs, target_ids = catalogue(5)

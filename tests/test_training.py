@@ -68,6 +68,7 @@ def test_a_run_leaves_a_model_its_card_and_its_results(splits, tmp_path):
     assert f"{results['recommender']['ndcg@10']:.4f}" in card
     assert "a test log" in card
     assert "items of the user's history excluded" in card
+    assert ", top_k=5)  #" in card
     assert len(pipeline("recommendation", model=str(folder))(["sku-001"])) == 10
 
     again = evaluate_recommender(str(folder), splits)
@@ -299,7 +300,7 @@ def clock_log(path: Path) -> Path:
 @pytest.mark.parametrize("objective", ["next-item", "cloze"])
 def test_a_model_of_time_gaps_answers_by_the_clock(objective, tmp_path):
     log, folder = clock_log(tmp_path / "log.parquet"), tmp_path / "model"
-    options = ["--objective", objective, "--max_steps", 800, "--learning_rate", 5e-3, "--hidden_size", 32]
+    options = ["--objective", objective, "--max_steps", 1200, "--learning_rate", 5e-3, "--hidden_size", 32]
     trained = script(
         "train.py", "--train_file", log, "--output_dir", folder, *options, "--use_time_gaps", "--include_seen",
         "--eval_steps", 0.5, "--save_steps", 0.5, "--hidden_dropout_prob", 0.0,
@@ -321,7 +322,9 @@ def test_a_model_of_time_gaps_answers_by_the_clock(objective, tmp_path):
     sequences = build_sequences(log)
     first = {"item_ids": sequences[0]["item_ids"], "timestamps": sequences[0]["timestamps"]}
     assert json.loads(everyone.stdout.splitlines()[0])["recommended"][0]["item_id"] == recommend(first)[0]["item_id"]
-    example = re.search(r"^recommend\((.*), top_k=5\)", (folder / "README.md").read_text(), re.MULTILINE)[1]
+    example = re.search(
+        r"^recommend\((.*), top_k=5, exclude_seen=False\)", (folder / "README.md").read_text(), re.MULTILINE
+    )[1]
     assert ast.literal_eval(example).keys() == {"item_ids", "timestamps", "time"}
     assert "The model knows the times of the items and of the request." in (folder / "README.md").read_text()
 
