@@ -43,6 +43,8 @@ OPTIONS = {
     "hidden size 64": ["--hidden_size", "64"],
     "hidden size 128": ["--hidden_size", "128"],
     "hidden size 256": ["--hidden_size", "256"],
+    "a repeat bias": ["--use_repeat_bias", "true"],
+    "no repeat bias": ["--use_repeat_bias", "false"],
     "output items of their own": ["--tie_word_embeddings", "false"],
 }
 TEMPERATURE = 0.05  # of cosine scores, as HSTU has it
