@@ -167,7 +167,11 @@ class Bert4RecEmbeddings(nn.Module):
 
 
 class Bert4RecRepeatBias(nn.Module):
-    """What the scores of the items of a history gain: a number for each number of steps back."""
+    """What items of a history gain in their scores: a learned number for each number of steps back.
+
+    How long ago is what tells best whether people come back to an item ([Anderson et al.,
+    2014](https://doi.org/10.1145/2566486.2568018)).
+    """
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()

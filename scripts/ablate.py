@@ -173,8 +173,8 @@ class CutRows(collator.RecommendationCollator):
         }
 
 
-def cosine_softmax_loss(states, item_table, item_bias, target_ids):
-    return softmax_loss(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), item_bias, target_ids)
+def cosine_softmax_loss(states, item_table, *others):
+    return softmax_loss(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), *others)
 
 
 def cosine_scores(states, decoder):
@@ -183,15 +183,17 @@ def cosine_scores(states, decoder):
     )
 
 
-def unbiased_softmax_loss(states, item_table, item_bias, target_ids):
+def unbiased_softmax_loss(states, item_table, item_bias, *others):
     """Leaves the bias at zero, where it began."""
-    return softmax_loss(states, item_table, item_bias.detach(), target_ids)
+    return softmax_loss(states, item_table, item_bias.detach(), *others)
 
 
-def unseen_scores(self, labels, logits_to_keep, banned_ids, input_ids=None, num_items_in_batch=None, **kwargs):
+def unseen_scores(
+    self, labels, logits_to_keep, banned_ids, history_ids=None, input_ids=None, num_items_in_batch=None, **kwargs
+):
     """The cross entropy over the target and the items that a ranking without the history has."""
     if labels is None or not self.training:
-        return SCORES(self, labels, logits_to_keep, banned_ids, input_ids=input_ids, **kwargs)
+        return SCORES(self, labels, logits_to_keep, banned_ids, history_ids, input_ids=input_ids, **kwargs)
     labelled = labels != -100
     rows, positions = labelled.nonzero(as_tuple=True)
     targets, seen = labels[labelled], input_ids[rows]
