@@ -64,16 +64,16 @@ MILESTONES = {"ml-1m": (0.16, 0.175)}
 
 PAGE = """# Results
 
-Test metrics by leave-one-out: each user's last item is ranked among all items of the catalogue but those of the user's
-history, for all users; the item before it is for validation, by which the best weights of a run are kept. Means and
-standard deviations over the seeds. Published figures are as their authors report them, for the same data and protocol;
-what they train on, how long, and the order of items of equal time differ. Coverage is the share of the catalogue in
-anyone's list of ten, overlap the chance that an item of one user's list stands in another user's, novelty the mean of
--log2 of the recommended items' share of the training interactions, popularity their mean number of interactions.
-Seconds of training include validation; those to 95 % are until the validation NDCG@10 first was 95 % of its best. The
-runs had one thread each and, some of them, other work beside them: seconds are upper bounds. A timed model reads the
-time from each item to the next and, as a server can, from the last item to the request; the other models read the
-order alone.
+Test metrics by leave-one-out: each user's last item is ranked among all items of the catalogue but, without
+`--include_seen`, those of the user's history, for all users; the item before it is for validation, by which the best
+weights of a run are kept. Means and standard deviations over the seeds. Published figures are as their authors report
+them, for the same data and protocol; what they train on, how long, and the order of items of equal time differ.
+Coverage is the share of the catalogue in anyone's list of ten, overlap the chance that an item of one user's list
+stands in another user's, novelty the mean of -log2 of the recommended items' share of the training interactions,
+popularity their mean number of interactions. Seconds of training include validation; those to 95 % are until the
+validation NDCG@10 first was 95 % of its best. The runs had one thread each and, some of them, other work beside them:
+seconds are upper bounds. A timed model reads the time from each item to the next and, as a server can, from the last
+item to the request; the other models read the order alone.
 
 ![Learning curves](learning_curves.png)
 """
