@@ -167,15 +167,16 @@ class Bert4RecEmbeddings(nn.Module):
 
 
 class Bert4RecRepeatBias(nn.Module):
-    """What items of a history gain in their scores: a learned number for each number of steps back.
+    """What items of a history gain in their scores: a learned number for each number of steps back from the last one.
 
-    How long ago is what tells best whether people come back to an item ([Anderson et al.,
-    2014](https://doi.org/10.1145/2566486.2568018)).
+    What is further back than an input is long has the last of these numbers. How long ago is what tells best whether
+    people come back to an item ([Anderson et al., 2014](https://doi.org/10.1145/2566486.2568018)).
     """
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
         self.special_token_ids = config.special_token_ids
+        self.last = 0 if config.is_decoder else 1  # steps back to the last item: an encoder is asked by a mask
         self.bias = nn.Parameter(torch.zeros(config.max_position_embeddings))
 
     def forward(self, history_ids, positions):
@@ -184,7 +185,7 @@ class Bert4RecRepeatBias(nn.Module):
         read = places <= positions.unsqueeze(-1)
         for special in self.special_token_ids:
             read = read & (history_ids != special)
-        steps = (places.unsqueeze(-1) - places).clamp(0, len(self.bias) - 1)
+        steps = (places.unsqueeze(-1) - places - self.last).clamp(0, len(self.bias) - 1)
         gains = REPEAT_SCALE * nn.functional.embedding(positions, self.bias[steps])
         return history_ids.masked_fill(~read, self.special_token_ids[0]), gains.masked_fill(~read, 0.0)
 
@@ -447,6 +448,14 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def set_output_embeddings(self, new_embeddings):
         self.decoder = new_embeddings
 
+    @torch.no_grad()
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As Transformers does it; the bias of a new item is the mean of the others."""
+        old = self.decoder.bias.clone()
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.decoder.bias[len(old) :] = old.mean()
+        return embeddings
+
     @can_return_tuple
     def forward(
         self,
@@ -533,7 +542,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         past = 0 if outputs.past_key_values is None else outputs.past_key_values.get_seq_length() - length
         if history_ids is None and not past:
             history_ids = input_ids
-        if history_ids is None or history_ids.shape[1] < length:
+        if history_ids is None or history_ids.shape[1] != past + length:
             raise ValueError(
                 "a model with use_repeat_bias scores by the items that were read: give it input_ids and, where a "
                 "session goes on from past_key_values, all its items so far as history_ids"

@@ -370,6 +370,7 @@ def load_or_create(
             raise ValueError(f"the sizes of {model_name_or_path} are fixed; do not give {fixed}")
         tokenizer = ItemTokenizer.from_pretrained(model_name_or_path)
         config = Bert4RecConfig.from_pretrained(model_name_or_path, **(config or {}))
+        config.validate()  # of what was changed
         return recommender_class(config).from_pretrained(model_name_or_path, config=config), tokenizer
     max_length = max_length or suitable_max_length(list_lengths(as_array(splits["train"]["item_ids"])))
     items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]

@@ -178,6 +178,8 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="where the models go")
     parser.add_argument("--cards_dir", type=Path, default=Path("model_cards"), help="where results and cards go")
     options, more = parser.parse_known_args()
+    if options.table != parser.get_default("table") and not options.data_dir:
+        parser.error("--table needs --data_dir")
 
     arguments = ["--objective", options.objective, *["--use_time_gaps"] * options.use_time_gaps]
     name = f"bert4rec-{options.dataset}" + "-causal" * (options.objective == "next-item")

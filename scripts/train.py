@@ -61,7 +61,7 @@ class ModelArguments:
         default=None,
         metadata={
             "help": "Whether a new model learns what items gain from standing in the history; by default with "
-            "--include_seen, but with sampled negatives."
+            "--include_seen, except with sampled negatives."
         },
     )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})

@@ -120,7 +120,8 @@ def raised_scores(recommender, history: list[int], position: int, scores: torch.
     scores = scores.clone()
     for place, item in enumerate(history[: position + 1]):
         if item not in recommender.config.special_token_ids:
-            scores[item] += REPEAT_SCALE * recommender.repeat_bias.bias[position - place]
+            back = position - place - (not recommender.config.is_decoder)  # the masked model is asked after the items
+            scores[item] += REPEAT_SCALE * recommender.repeat_bias.bias[max(back, 0)]
     return scores
 
 
@@ -172,6 +173,8 @@ def test_a_session_tells_its_items_for_the_repeat_bias(repeating_recommender):
     session = repeating_recommender(inputs[:, :4]).past_key_values
     with pytest.raises(ValueError, match="where a session goes on from past_key_values, all its items so far"):
         repeating_recommender(inputs[:, 4:], past_key_values=copy.deepcopy(session))
+    with pytest.raises(ValueError, match="all its items so far"):
+        repeating_recommender(inputs[:, 4:], past_key_values=copy.deepcopy(session), history_ids=inputs[:, 4:])
     rest = repeating_recommender(inputs[:, 4:], past_key_values=session, history_ids=inputs)
     torch.testing.assert_close(rest.logits, whole[:, 4:], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="scores by the items that were read: give it input_ids"):
@@ -506,6 +509,18 @@ def test_item_embeddings_score_what_they_read_and_follow_a_resize(model):
     model.resize_token_embeddings(30)
     assert model.decoder.weight is model.model.embeddings.item_embeddings.weight
     assert model(torch.tensor([[29, MASK]])).logits.shape == (1, 2, 30)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_bias_of_new_items_is_the_mean_of_the_others(tied):
+    sizes = {"vocab_size": 20, "hidden_size": 16, "tie_word_embeddings": tied}
+    model = Bert4RecForMaskedLM(Bert4RecConfig(**sizes, loss_type="gbce", num_negatives=5))
+    before = torch.nn.init.normal_(model.decoder.bias, mean=-5).clone()
+    model.resize_token_embeddings(23)
+    assert torch.equal(model.decoder.bias[:20], before)
+    torch.testing.assert_close(model.decoder.bias[20:], before.mean().expand(3))
+    model.resize_token_embeddings(10)
+    assert torch.equal(model.decoder.bias, before[:10])
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(model):

@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from transformers import pipeline
 
@@ -129,8 +130,9 @@ def test_where_seen_items_are_ranked_a_model_learns_when_people_come_back(is_dec
     results = train_recommender(splits, args, collator={"exclude_seen": False}, **options)
     assert results["model"]["ndcg@10"] > results["last-item Markov"]["ndcg@10"]
     model, _ = load_or_create(splits, str(tmp_path / "model"))
-    first = 2 if is_decoder else 3  # steps back, from the mask one more
-    assert (model.repeat_bias.bias > 0).nonzero()[:, 0].tolist() == [first, first + 3, first + 6]
+    assert (model.repeat_bias.bias > 0).nonzero()[:, 0].tolist() == [2, 5, 8]  # steps back from the last item
+    with pytest.raises(StrictDataclassError, match="use_repeat_bias needs loss_type='softmax', got 'gbce'"):
+        load_or_create(splits, str(tmp_path / "model"), {"loss_type": "gbce"})
     train_recommender(splits, arguments(tmp_path / "other", num_train_epochs=1), **options)
     assert not load_or_create(splits, str(tmp_path / "other"))[0].config.use_repeat_bias
 
