@@ -103,6 +103,11 @@ class Bert4RecConfig(PreTrainedConfig):
         """Ids that no recommendation may contain."""
         return self.pad_token_id, self.unk_token_id, self.mask_token_id
 
+    @property
+    def num_items(self) -> int:
+        """Items of the catalogue."""
+        return self.vocab_size - len(self.special_token_ids)
+
     def validate_sizes(self):
         for name in (
             "vocab_size",

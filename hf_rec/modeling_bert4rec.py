@@ -79,6 +79,11 @@ def kept_positions(logits_to_keep: int | torch.Tensor, inputs: torch.Tensor) -> 
     return logits_to_keep.expand(inputs.shape[0], -1)
 
 
+def ids_of_scores(ids: torch.Tensor, labelled: torch.Tensor | None, count: int) -> torch.Tensor:
+    """(batch, n) ids of each row for its scores: those of the labelled places, or `count` in each row if None."""
+    return ids.unsqueeze(1).expand(-1, count, -1) if labelled is None else ids[labelled.nonzero()[:, 0]]
+
+
 def rotary_embeddings(position_ids: torch.Tensor, head_dim: int, theta: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines of the rotary position embeddings ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
 
@@ -291,9 +296,7 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         config = self.config
         if config.loss_type == "gbce" and module is self.get_output_embeddings():
             # The best score for all items alike, which is far below zero: the bias would take long to get there.
-            weight = gbce_weight(
-                config.num_negatives, config.vocab_size - len(config.special_token_ids), config.gbce_calibration
-            )
+            weight = gbce_weight(config.num_negatives, config.num_items, config.gbce_calibration)
             init.constant_(module.bias, math.log(weight / config.num_negatives))
         if isinstance(module, Bert4RecRepeatBias):
             init.zeros_(module.bias)
@@ -502,7 +505,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
 
     def scores(self, labels, logits_to_keep, banned_ids, history_ids=None, **kwargs):
         """Loss, logits and outputs of the encoder, for labels that stand where the items are asked for."""
-        positions = None
+        labelled = positions = None
         if labels is not None:
             labelled = labels != -100
             positions, is_label = labelled_positions(labelled)
@@ -516,7 +519,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         states = outputs.last_hidden_state if labels is None else outputs.last_hidden_state[is_label]
         repeats = ()
         if self.config.use_repeat_bias:
-            repeats = self.repeats(outputs, None if labels is None else labelled, positions, history_ids, **kwargs)
+            repeats = self.repeats(outputs, labelled, positions, history_ids, **kwargs)
         if labels is not None and self.training:
             return self.training_loss(states, labels[labelled], repeats, **kwargs), None, outputs
         logits = score_items(states, self.decoder)
@@ -528,11 +531,7 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         if labels is not None:
             loss = self.loss_function(logits, labels[labelled], vocab_size=self.config.vocab_size, **kwargs)
         if banned_ids is not None:
-            banned_ids = (
-                banned_ids.unsqueeze(1).expand(-1, states.shape[1], -1)
-                if labels is None
-                else (banned_ids[labelled.nonzero()[:, 0]])
-            )
+            banned_ids = ids_of_scores(banned_ids, labelled, states.shape[1])
             logits = ban_items_(logits, banned_ids, self.config.special_token_ids)
         return loss, logits, outputs
 
@@ -547,14 +546,11 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
                 "a model with use_repeat_bias scores by the items that were read: give it input_ids and, where a "
                 "session goes on from past_key_values, all its items so far as history_ids"
             )
-        if labelled is None:
-            if positions is None:
-                positions = torch.arange(length, device=history_ids.device).expand(len(history_ids), -1)
-            histories = history_ids.unsqueeze(1).expand(-1, positions.shape[1], -1)
-        else:
-            rows, positions = labelled.nonzero(as_tuple=True)
-            histories = history_ids[rows]
-        return self.repeat_bias(histories, positions + history_ids.shape[1] - length)
+        if labelled is not None:
+            positions = labelled.nonzero()[:, 1]
+        elif positions is None:
+            positions = torch.arange(length, device=history_ids.device).expand(len(history_ids), -1)
+        return self.repeat_bias(ids_of_scores(history_ids, labelled, positions.shape[-1]), positions + past)
 
     def training_loss(self, states, target_ids, repeats=(), num_items_in_batch=None, **_kwargs):
         """`config.loss_type` of (targets, hidden) states, as a mean or over `num_items_in_batch`."""
@@ -562,7 +558,6 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
         if config.loss_type == "softmax":
             loss = softmax_loss(states, *catalogue, target_ids, *repeats)
         else:
-            num_items = config.vocab_size - len(config.special_token_ids)
             sampled = {
                 "negative_ids": sample_items(
                     config.num_negatives, config.vocab_size, config.special_token_ids, states.device
@@ -570,12 +565,11 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
                 "sparse": self.get_input_embeddings().sparse,
             }
             if config.loss_type == "sampled_softmax":
-                expected = math.log(config.num_negatives / num_items)
+                expected = math.log(config.num_negatives / config.num_items)
                 loss = sampled_softmax_loss(states, *catalogue, target_ids, log_expected_counts=expected, **sampled)
             else:
-                loss = gbce_loss(
-                    states, *catalogue, target_ids, num_items=num_items, calibration=config.gbce_calibration, **sampled
-                )
+                sampled |= {"num_items": config.num_items, "calibration": config.gbce_calibration}
+                loss = gbce_loss(states, *catalogue, target_ids, **sampled)
         return loss / (len(target_ids) if num_items_in_batch is None else num_items_in_batch)
 
 

@@ -34,6 +34,13 @@ def random_histories(generator: torch.Generator, batch: int, length: int, vocab_
     return torch.randint(3, vocab_size, (batch, length), generator=generator)
 
 
+def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
 @pytest.mark.parametrize("is_decoder", [False, True])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @given(length=st.integers(1, 8), left=st.integers(0, 7), right=st.integers(0, 7), seed=st.integers(0, 2**16))
@@ -156,10 +163,7 @@ def test_training_learns_the_repeat_bias_that_scores_have(repeating_recommender,
     evaluated = model(inputs, attention_mask=mask, labels=labels)
     torch.testing.assert_close(evaluated.loss, expected, check_dtype=False)
     torch.testing.assert_close(evaluated.logits, logits[asked != -100])
-    for module in model.train().modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    loss = model(inputs, attention_mask=mask, labels=labels).loss
+    loss = without_dropout(model.train())(inputs, attention_mask=mask, labels=labels).loss
     torch.testing.assert_close(loss, expected, check_dtype=False)
     torch.testing.assert_close(torch.autograd.grad(loss, model.repeat_bias.bias)[0], gradient)
     assert (gradient != 0).sum() > 3
@@ -293,10 +297,7 @@ def test_causal_loss_and_gradients_are_those_of_cross_entropy_over_the_next_item
     torch.testing.assert_close(evaluated.logits, logits[targets.flatten() != -100])
     shifted = torch.nn.functional.pad(targets, (0, 1), value=-100)
     assert torch.equal(decoder(inputs, attention_mask=mask, shift_labels=shifted).loss, evaluated.loss)
-    for module in decoder.train().modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    outputs = decoder(inputs, attention_mask=mask, labels=labels)
+    outputs = without_dropout(decoder.train())(inputs, attention_mask=mask, labels=labels)
     assert outputs.logits is None
     outputs.loss.backward()
     torch.testing.assert_close(outputs.loss, expected, check_dtype=False)
@@ -422,10 +423,7 @@ def test_gradient_accumulation_changes_nothing(model, tokenizer, tmp_path):
             save_strategy="no",
             disable_tqdm=True,
         )
-        trained = copy.deepcopy(model)
-        for module in trained.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
+        trained = without_dropout(copy.deepcopy(model))
         Trainer(trained, args, train_dataset=rows, data_collator=whole).train()
         return [parameter.detach() for parameter in trained.parameters()]
 
