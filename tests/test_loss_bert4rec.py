@@ -89,6 +89,18 @@ def test_a_second_backward_through_the_softmax_is_an_error_that_says_so():
         loss.backward()
 
 
+def test_softmax_multiplies_in_float32_and_leaves_torch_as_it_was():
+    *inputs, target_ids = catalogue(0, targets=64, vocab_size=2000, dtype=torch.float32)
+    before = torch.backends.mkldnn.fp32_precision, torch.get_float32_matmul_precision()
+    loss = softmax_loss(*inputs, target_ids)
+    assert (torch.backends.mkldnn.fp32_precision, torch.get_float32_matmul_precision()) == before
+    doubles = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    expected = softmax_loss(*doubles, target_ids)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    for one, other in zip(gradients(loss, inputs), gradients(expected, doubles), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
+
+
 def test_a_target_of_no_probability_has_a_finite_loss():
     states, table = torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.0]])
     assert softmax_loss(states, table, torch.zeros(2), torch.tensor([1])).item() == 1000
