@@ -25,7 +25,7 @@ class Bert4RecConfig(PreTrainedConfig):
         max_position_embeddings: Longest input, counted in positions; the mask that asks for the next item is one.
         use_time_gaps: Whether the encoder reads the time from each item to the next, or to the request.
         use_repeat_bias: Whether the items of the history have a bias in the scores, learned for each number of steps
-            back from the last one, for people who come back to an item. Needs the loss "softmax".
+            back from the last one, for people who come back to an item, or never do. Needs the loss "softmax".
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).

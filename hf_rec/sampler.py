@@ -1,19 +1,20 @@
-"""The order of training: histories of similar length share a batch, and the batches come in any order."""
+"""The order of training: each step has histories of any lengths, and each of its parts those of similar length."""
 
 from collections.abc import Iterator
 
 import torch
-from transformers.trainer_pt_utils import LengthGroupedSampler, get_length_grouped_indices
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 class ShuffledLengthGroupedSampler(LengthGroupedSampler):
-    """Batches of Transformers' sampler, shuffled.
+    """Histories in any order, sorted by length within each `batch_size` of them, the longest first.
 
-    As they come from there, 50 batches go from the longest histories to the shortest, and so does what is learned,
-    over and over.
+    The parts of a training step, of which the Trainer adds up the gradients, so have little padding, and the step is
+    that of any histories. Transformers' own sampler sorts 50 times as many, so that steps go from the longest
+    histories to the shortest, and so does what is learned, over and over.
 
     Args:
-        batch_size: Histories in a batch.
+        batch_size: Histories in a step, all of its parts.
         lengths: Of each history, as the input takes it.
         seed: Of the order, which is another one in each epoch, and the same in all processes.
     """
@@ -28,11 +29,9 @@ class ShuffledLengthGroupedSampler(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        indices = get_length_grouped_indices(self.lengths, self.batch_size, generator=generator)
-        whole = len(indices) - len(indices) % self.batch_size
-        batches = torch.tensor(indices[:whole]).view(-1, self.batch_size)
-        shuffled = batches[torch.randperm(len(batches), generator=generator)].flatten()
-        return iter(shuffled.tolist() + indices[whole:])
+        lengths = torch.tensor(self.lengths)
+        steps = torch.randperm(len(lengths), generator=generator).split(self.batch_size)
+        return iter(torch.cat([step[lengths[step].argsort(descending=True)] for step in steps]).tolist())
 
 
 __all__ = ["ShuffledLengthGroupedSampler"]

@@ -61,15 +61,16 @@ class Recipe(NamedTuple):
     learning_rate: float
     weight_decay: float
     interactions_per_step: int
+    use_repeat_bias: bool = False
 
 
 # By whether the model is a decoder, and whether its input is of up to `SHORT` positions. Chosen on validation, but
 # for masked items in short histories, which follow the others.
 RECIPES = {
     (True, True): Recipe(128, 0.3, 2e-3, 2.0, 50),
-    (True, False): Recipe(64, 0.2, 2e-3, 1.0, 100),
+    (True, False): Recipe(64, 0.2, 2e-3, 1.0, 100, use_repeat_bias=True),
     (False, True): Recipe(128, 0.3, 2e-3, 0.2, 25),
-    (False, False): Recipe(128, 0.1, 1e-3, 0.2, 80),
+    (False, False): Recipe(128, 0.1, 1e-3, 0.2, 80, use_repeat_bias=True),
 }
 
 
@@ -83,7 +84,11 @@ class RecommendationTrainingArguments(TrainingArguments):
     """
 
     per_device_train_batch_size: int = field(
-        default=0, metadata={"help": "Histories per device and training step; 0 to choose by their length."}
+        default=0, metadata={"help": "Histories per device and part of a training step; 0 to choose by their length."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=4,
+        metadata={"help": "Parts of a training step; with 'group_by_length', each has histories of similar length."},
     )
     per_device_eval_batch_size: int = field(
         default=0, metadata={"help": "Histories per device in evaluation; 0 to choose by the size of the catalogue."}
@@ -100,7 +105,7 @@ class RecommendationTrainingArguments(TrainingArguments):
     warmup_steps: float = field(default=100, metadata={"help": "Steps to the peak; below 1, a share of all steps."})
     train_sampling_strategy: str = field(
         default="group_by_length",
-        metadata={"help": "Histories of similar length share a batch, which saves padding; or 'random'."},
+        metadata={"help": "Histories of similar length share a part of a step, which saves padding; or 'random'."},
     )
     eval_strategy: str = field(default="steps", metadata={"help": "When to validate: 'steps', 'epoch' or 'no'."})
     eval_steps: float | None = field(default=0.04, metadata={"help": "Steps between; below 1, a share of all steps."})
@@ -122,7 +127,7 @@ class RecommendationTrainingArguments(TrainingArguments):
 
 
 class RecommendationTrainer(Trainer):
-    """The Trainer, with batches of histories of similar length in any order."""
+    """The Trainer, with steps of any histories and parts of steps with those of similar length."""
 
     def _get_train_sampler(self, train_dataset=None):
         sampler = super()._get_train_sampler(train_dataset)
@@ -190,8 +195,9 @@ def train_recommender(
     collate = suitable_collator(model, tokenizer, **collator)
     recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
     lengths = tokenized["train"]["length"][:]
-    args.per_device_train_batch_size = args.per_device_train_batch_size or suitable_batch_size(
-        lengths, tokenizer.model_max_length
+    step = suitable_batch_size(lengths, tokenizer.model_max_length)
+    args.per_device_train_batch_size = args.per_device_train_batch_size or max(
+        step // args.gradient_accumulation_steps, 1
     )
     args.max_steps = args.max_steps or max(sum(lengths) // recipe.interactions_per_step, MIN_STEPS)
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
@@ -361,9 +367,9 @@ def load_or_create(
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked.
 
-    A new model of a large catalogue is trained with "sampled_softmax", and one of a smaller catalogue that ranks the
-    items of the history, too, has a repeat bias, unless `config` says otherwise. Of a saved model it may change what
-    is learned, from next items to masked ones for instance, but no sizes.
+    A new model of a large catalogue is trained with "sampled_softmax"; one of a smaller catalogue has a repeat bias if
+    histories are long or their items are ranked, too; unless `config` says otherwise. Of a saved model it may change
+    what is learned, from next items to masked ones for instance, but no sizes.
     """
     if model_name_or_path:
         if fixed := sorted({*(config or {})} - CHANGEABLE):
@@ -383,7 +389,7 @@ def load_or_create(
         "hidden_size": recipe.hidden_size,
         "hidden_dropout_prob": recipe.hidden_dropout_prob,
         "loss_type": loss_type,
-        "use_repeat_bias": loss_type == "softmax" and not exclude_seen,
+        "use_repeat_bias": loss_type == "softmax" and (recipe.use_repeat_bias or not exclude_seen),
     }
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": max_length}
     config = Bert4RecConfig(**sizes, **(defaults | config))

@@ -18,6 +18,7 @@ from reproduce import read_run
 from torch import nn
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
+from transformers import Trainer
 
 from hf_rec import collator, modeling_bert4rec, training
 from hf_rec.loss_bert4rec import softmax_loss
@@ -29,7 +30,6 @@ OPTIONS = {
     "masked items, a fifth of them": [*CLOZE, "--mask_probability", "0.2"],
     "masked items, half of the rows at the last alone": [*CLOZE, "--last_item_probability", "0.5"],
     "recent items alone of long histories": ["--window_probability", "0"],
-    "batches of any lengths": ["--train_sampling_strategy", "random"],
     "1,024 sampled negatives": ["--loss_type", "sampled_softmax"],
     "gBCE, 1,024 negatives": ["--loss_type", "gbce"],
     "dropout 0.1": ["--hidden_dropout_prob", "0.1"],
@@ -224,6 +224,7 @@ PARTS = {
     "a linear layer before the scores": {(MODEL, "Bert4RecModel"): ProjectedModel},
     "no items of the history in the softmax": {(MODEL.Bert4RecForMaskedLM, "scores"): unseen_scores},
     "recent items asked for more often": {(training, "RecommendationCollator"): RecentTargets},
+    "steps of similar lengths": {(training.RecommendationTrainer, "_get_train_sampler"): Trainer._get_train_sampler},
     "masked items, half of the rows cut after any": {(training, "RecommendationCollator"): CutRows},
 }
 

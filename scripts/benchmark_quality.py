@@ -30,6 +30,7 @@ def train(kind: str, tokenized, tokenizer, seed: int, options: argparse.Namespac
         args = RecommendationTrainingArguments(
             folder,
             per_device_train_batch_size=options.batch_size,
+            gradient_accumulation_steps=1,
             num_train_epochs=options.epochs,
             learning_rate=options.learning_rate,
             weight_decay=0.0,

@@ -87,6 +87,7 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
         args = RecommendationTrainingArguments(
             folder,
             per_device_train_batch_size=options.batch_size,
+            gradient_accumulation_steps=1,
             max_steps=steps + options.warmup_steps,
             learning_rate=2e-3,
             weight_decay=0.0,

@@ -23,7 +23,7 @@ def main() -> None:
     purchases, items = shop_log(seed=options.seed)
     splits = leave_one_out(build_sequences(purchases))
     args = RecommendationTrainingArguments(
-        output_dir=str(options.output_dir), max_steps=1_000, per_device_train_batch_size=64, seed=options.seed
+        output_dir=str(options.output_dir), max_steps=1_000, per_device_train_batch_size=16, seed=options.seed
     )
     results = train_recommender(
         splits,

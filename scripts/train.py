@@ -60,8 +60,8 @@ class ModelArguments:
     use_repeat_bias: bool | None = field(
         default=None,
         metadata={
-            "help": "Whether a new model learns what items gain from standing in the history; by default with "
-            "--include_seen, except with sampled negatives."
+            "help": "Whether a new model learns what items gain or lose by standing in the history; by default with "
+            "long histories or --include_seen, except with sampled negatives."
         },
     )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})
