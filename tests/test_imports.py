@@ -56,6 +56,7 @@ def test_what_travels_to_the_hub_needs_nothing_but_stock_packages():
             "huggingface_hub",
             "array",
             "collections",
+            "contextlib",
             "datetime",
             "functools",
             "itertools",

@@ -435,7 +435,8 @@ def test_each_part_of_an_ablation_changes_what_is_learned(is_decoder, splits, mo
                 patch.setattr(module, attribute, part)
             changed[name] = loss()
     same = {name for name, values in changed.items() if values == pytest.approx(plain, rel=1e-4)}
-    assert same == (set() if is_decoder else {"recent items asked for more often"})
+    order = {"steps of similar lengths"}  # of training, which one batch does not show
+    assert same == order | (set() if is_decoder else {"recent items asked for more often"})
 
 
 @pytest.mark.parametrize(
