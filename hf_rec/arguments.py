@@ -7,6 +7,8 @@ from datasets import DatasetDict, load_dataset
 
 from .data import PRESETS, build_sequences, leave_one_out, load_preset, temporal_split
 
+FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is given, alone or with "true" or "false"
+
 
 @dataclass
 class DataArguments:
@@ -35,11 +37,21 @@ class DataArguments:
             "help": "Hold out each user's last two items, or what comes after a time for all users.",
         },
     )
-    include_seen: bool = field(default=False, metadata={"help": "Let evaluation rank items of the history, too."})
+    include_seen: bool | None = field(
+        default=None,
+        metadata={
+            **FLAG,
+            "help": "Whether items of the history are ranked, too; not by a new model, else as it was trained.",
+        },
+    )
 
     def __post_init__(self):
         if (self.train_file is None) == (self.dataset_name is None):
             raise ValueError("give one of --train_file and --dataset_name")
+
+    @property
+    def exclude_seen(self) -> bool | None:
+        return None if self.include_seen is None else not self.include_seen
 
     @property
     def title(self) -> str:
@@ -60,4 +72,4 @@ class DataArguments:
         return leave_one_out(sequences) if self.split == "leave-one-out" else temporal_split(sequences)
 
 
-__all__ = ["DataArguments"]
+__all__ = ["FLAG", "DataArguments"]

@@ -26,6 +26,8 @@ class Bert4RecConfig(PreTrainedConfig):
         use_time_gaps: Whether the encoder reads the time from each item to the next, or to the request.
         use_repeat_bias: Whether the items of the history have a bias in the scores, learned for each number of steps
             back from the last one, for people who come back to an item, or never do. Needs the loss "softmax".
+        exclude_seen: Whether rankings leave out the items of the history, in evaluation and where a call of the
+            pipeline does not say.
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).
@@ -65,6 +67,7 @@ class Bert4RecConfig(PreTrainedConfig):
     max_position_embeddings: int = 200
     use_time_gaps: bool = False
     use_repeat_bias: bool = False
+    exclude_seen: bool = True
     rope_theta: float | int = 10_000.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float = 1e-12

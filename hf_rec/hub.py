@@ -26,7 +26,7 @@ A sequential recommender that reads a user's history of items and ranks what may
 from transformers import pipeline
 
 recommend = pipeline("recommendation", model="{repo}", trust_remote_code=True)
-recommend({example}, {options})  # [{{"item_id": ..., "score": ...}}, ...]
+recommend({example}, top_k=5)  # [{{"item_id": ..., "score": ...}}, ...]
 ```
 
 With `hf_rec` installed and imported, `trust_remote_code` is not needed. The weights also open with

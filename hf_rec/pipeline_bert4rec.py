@@ -29,7 +29,7 @@ class RecommendationPipeline(Pipeline):
 
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
-        exclude_seen: Whether items of the history are left out.
+        exclude_seen: Whether items of the history are left out; `config.exclude_seen` of the model if None.
         candidates: Item ids to choose from; the whole catalogue if None.
         blocked: Item ids that are left out.
         batch_size: Histories that are computed together.
@@ -105,8 +105,9 @@ class RecommendationPipeline(Pipeline):
     def get_inference_context(self):
         return torch.inference_mode
 
-    def preprocess(self, histories, exclude_seen=True, blocked=()):
+    def preprocess(self, histories, exclude_seen=None, blocked=()):
         config, blocked = self.model.config, self.known_ids(blocked)
+        exclude_seen = config.exclude_seen if exclude_seen is None else exclude_seen
         known, gaps = zip(*map(self.read, histories), strict=True)
         room, pad = config.max_position_embeddings - 1, config.pad_token_id
 

@@ -40,6 +40,7 @@ KINDS = {
 # Fields of the configuration that fit the weights of any saved model.
 CHANGEABLE = {
     "is_decoder",
+    "exclude_seen",
     "loss_type",
     "num_negatives",
     "gbce_calibration",
@@ -172,7 +173,7 @@ def train_recommender(
         args: What the Trainer does, and where results go.
         model_name_or_path: A saved model to fine-tune; its catalogue and sizes then hold.
         config: Fields of the [`Bert4RecConfig`]; of a saved model, no sizes.
-        collator: Options of the [`RecommendationCollator`].
+        collator: Options of the [`RecommendationCollator`] for training.
         max_length: Positions of a new model's input; chosen by the lengths of the histories if None.
         patience: Evaluations without a better metric after which training stops.
         dataset: Name of the data, for the model card.
@@ -185,14 +186,11 @@ def train_recommender(
     output_dir = Path(args.output_dir)
     checkpoint = args.resume_from_checkpoint or resumable_checkpoint(output_dir)
     set_seed(args.seed)
-    collator = collator or {}
-    model, tokenizer = load_or_create(
-        splits, model_name_or_path, config, max_length, exclude_seen=collator.get("exclude_seen", True)
-    )
+    model, tokenizer = load_or_create(splits, model_name_or_path, config, max_length)
     if checkpoint:
         check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer, model.config.use_time_gaps)
-    collate = suitable_collator(model, tokenizer, **collator)
+    collate = suitable_collator(model, tokenizer, **(collator or {}))
     recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
     lengths = tokenized["train"]["length"][:]
     step = suitable_batch_size(lengths, tokenizer.model_max_length)
@@ -231,7 +229,6 @@ def train_recommender(
         "num_users": len(splits["train"]),
         "num_interactions": int(metrics.item_counts.sum()),
         "example": recent_items(histories_of(splits["test"].select([0]), timed)[0]),
-        "options": "top_k=5" if collate.exclude_seen else "top_k=5, exclude_seen=False",
         "protocol": protocol,
         "command": command,
         "seed": args.seed,
@@ -248,15 +245,16 @@ def train_recommender(
 
 
 def evaluate_recommender(
-    model_name_or_path: str, splits: DatasetDict, exclude_seen: bool = True, batch_size: int = 0
+    model_name_or_path: str, splits: DatasetDict, exclude_seen: bool | None = None, batch_size: int = 0
 ) -> dict[str, dict[str, float]]:
     """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them.
 
-    A `batch_size` of 0 is chosen by the size of the catalogue.
+    Without `exclude_seen`, the model's own holds; a `batch_size` of 0 is chosen by the size of the catalogue.
     """
-    model, tokenizer = load_or_create(splits, model_name_or_path)
+    config = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
+    model, tokenizer = load_or_create(splits, model_name_or_path, config)
     tokenized = tokenize_splits(splits, tokenizer, model.config.use_time_gaps)
-    collate = suitable_collator(model, tokenizer, exclude_seen=exclude_seen)
+    collate = suitable_collator(model, tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
         args = RecommendationTrainingArguments(scratch, per_device_eval_batch_size=batch_size)
         trainer, metrics = ranking_trainer(model, tokenized, collate, args)
@@ -363,7 +361,6 @@ def load_or_create(
     model_name_or_path: str | None,
     config: Mapping[str, Any] | None = None,
     max_length: int | None = None,
-    exclude_seen: bool = True,
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A saved model and its tokenizer, or new ones over the items of all splits: the whole catalogue is ranked.
 
@@ -389,7 +386,7 @@ def load_or_create(
         "hidden_size": recipe.hidden_size,
         "hidden_dropout_prob": recipe.hidden_dropout_prob,
         "loss_type": loss_type,
-        "use_repeat_bias": loss_type == "softmax" and (recipe.use_repeat_bias or not exclude_seen),
+        "use_repeat_bias": loss_type == "softmax" and (recipe.use_repeat_bias or not config.get("exclude_seen", True)),
     }
     sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": max_length}
     config = Bert4RecConfig(**sizes, **(defaults | config))
@@ -397,9 +394,9 @@ def load_or_create(
 
 
 def suitable_collator(model: PreTrainedModel, tokenizer: ItemTokenizer, **options) -> RecommendationCollator:
-    """A collator that asks what the model learns."""
+    """A collator that asks what the model learns, and bans what it does not rank."""
     objective = "next-item" if model.config.is_decoder else "cloze"
-    return RecommendationCollator(tokenizer, objective=objective, **options)
+    return RecommendationCollator(tokenizer, objective=objective, exclude_seen=model.config.exclude_seen, **options)
 
 
 def suitable_max_length(lengths: np.ndarray) -> int:

@@ -29,7 +29,7 @@ def main() -> None:
     results = evaluate_recommender(
         evaluation.model_name_or_path,
         data.load_splits(),
-        exclude_seen=not data.include_seen,
+        exclude_seen=data.exclude_seen,
         batch_size=evaluation.batch_size,
     )
     print(f"\nTest metrics on {data.title}, {data.split}, full ranking:\n\n{results_table(results)}")

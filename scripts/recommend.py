@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
 import hf_rec  # noqa: F401  registers the pipeline
+from hf_rec.arguments import FLAG
 from hf_rec.data import build_sequences, histories_of, read_table
 
 
@@ -33,7 +34,13 @@ class RecommendArguments:
     titles_file: str | None = field(default=None, metadata={"help": "A table with the items' titles, to show them."})
     title_column: str = field(default="title", metadata={"help": "Column of the title."})
     top_k: int = field(default=10, metadata={"help": "Length of the lists."})
-    include_seen: bool = field(default=False, metadata={"help": "Recommend items of the history, too."})
+    include_seen: bool | None = field(
+        default=None,
+        metadata={
+            **FLAG,
+            "help": "Whether items of the history are recommended, too; by default as the model was trained.",
+        },
+    )
     candidates: list[str] | None = field(default=None, metadata={"help": "Item ids to choose from."})
     blocked: list[str] | None = field(default=None, metadata={"help": "Item ids that are left out."})
 
@@ -71,7 +78,7 @@ def main() -> None:
     lists = recommend(
         (history for history in histories),
         top_k=args.top_k,
-        exclude_seen=not args.include_seen,
+        exclude_seen=None if args.include_seen is None else not args.include_seen,
         candidates=args.candidates,
         blocked=args.blocked,
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from hf_rec import Bert4RecConfig
-from hf_rec.arguments import DataArguments
+from hf_rec.arguments import FLAG, DataArguments
 from hf_rec.hub import results_table
 from hf_rec.training import RecommendationTrainingArguments, train_recommender
 
@@ -51,7 +51,7 @@ class ModelArguments:
     num_negatives: int | None = field(default=None, metadata={"help": "Negatives of a sampled loss in each step."})
     tie_word_embeddings: bool | None = field(
         default=None,
-        metadata={"help": "Whether a new model scores items with the embeddings that read them (default)."},
+        metadata={**FLAG, "help": "Whether a new model scores items with the embeddings that read them (default)."},
     )
     use_time_gaps: bool = field(
         default=False,
@@ -60,8 +60,9 @@ class ModelArguments:
     use_repeat_bias: bool | None = field(
         default=None,
         metadata={
+            **FLAG,
             "help": "Whether a new model learns what items gain or lose by standing in the history; by default with "
-            "long histories or --include_seen, except with sampled negatives."
+            "long histories or --include_seen, except with sampled negatives.",
         },
     )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: chance of an item to be masked."})
@@ -95,12 +96,11 @@ def main(arguments: list[str] | None = None) -> None:
         data.load_splits(),
         args,
         model_name_or_path=model.model_name_or_path,
-        config=model.config,
+        config=model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
         collator={
             "mask_probability": model.mask_probability,
             "last_item_probability": model.last_item_probability,
             "window_probability": model.window_probability,
-            "exclude_seen": not data.include_seen,
         },
         max_length=model.max_length,
         patience=model.early_stopping_patience,

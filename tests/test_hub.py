@@ -62,7 +62,6 @@ FACTS = {
     "num_items": 1_234,
     "num_users": 5_678,
     "num_interactions": 91_011,
-    "options": "top_k=5",
     "example": str(["green tea", "a\"b'c{x}", "item-3"]),
     "protocol": "Split: leave-one-out. Full ranking over the whole catalogue, seen items excluded.",
     "command": "python scripts/train.py --seed 17",

@@ -233,7 +233,8 @@ def test_the_rank_in_evaluation_with_times_is_the_place_in_the_list(recommend_in
 
 
 @pytest.mark.parametrize("exclude_seen", [True, False])
-def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, tokenizer, tmp_path, exclude_seen):
+def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, tokenizer, tmp_path, exclude_seen, monkeypatch):
+    monkeypatch.setattr(recommend.model.config, "exclude_seen", exclude_seen)
     rng = np.random.default_rng(0)
     histories = [rng.permutation(20)[: rng.integers(1, 15)].tolist() for _ in range(40)]
     targets = [int(rng.choice(np.setdiff1d(np.arange(20), history))) for history in histories]
@@ -244,16 +245,13 @@ def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, tokenizer, t
     trainer = Trainer(
         recommend.model,
         TrainingArguments(tmp_path, per_device_eval_batch_size=7, report_to="none", disable_tqdm=True),
-        data_collator=suitable_collator(recommend.model, tokenizer, exclude_seen=exclude_seen),
+        data_collator=suitable_collator(recommend.model, tokenizer),
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
     )
     ranks = trainer.predict(dataset).predictions[:, 0]
     places = [
-        items(recommend([f"item-{item}" for item in history], top_k=20, exclude_seen=exclude_seen)).index(
-            f"item-{target}"
-        )
-        + 1
+        items(recommend([f"item-{item}" for item in history], top_k=20)).index(f"item-{target}") + 1
         for history, target in zip(histories, targets, strict=True)
     ]
     assert ranks.tolist() == places

@@ -125,16 +125,15 @@ def test_where_seen_items_are_ranked_a_model_learns_when_people_come_back(is_dec
         "timestamp": np.tile(np.arange(12), 300),
     }
     splits = leave_one_out(build_sequences(pd.DataFrame(log)))
-    options = {"config": {"is_decoder": is_decoder, "hidden_size": 16}, "max_length": 12}
+    config = {"is_decoder": is_decoder, "hidden_size": 16}
     args = arguments(tmp_path / "model", num_train_epochs=30, learning_rate=5e-3)
-    results = train_recommender(splits, args, collator={"exclude_seen": False}, **options)
+    results = train_recommender(splits, args, config=config | {"exclude_seen": False}, max_length=12)
     assert results["model"]["ndcg@10"] > results["last-item Markov"]["ndcg@10"]
     model, _ = load_or_create(splits, str(tmp_path / "model"))
     assert (model.repeat_bias.bias > 0).nonzero()[:, 0].tolist() == [2, 5, 8]  # steps back from the last item
     with pytest.raises(StrictDataclassError, match="use_repeat_bias needs loss_type='softmax', got 'gbce'"):
         load_or_create(splits, str(tmp_path / "model"), {"loss_type": "gbce"})
-    train_recommender(splits, arguments(tmp_path / "other", num_train_epochs=1), **options)
-    assert not load_or_create(splits, str(tmp_path / "other"))[0].config.use_repeat_bias
+    assert not load_or_create(splits, None, config, max_length=12)[0].config.use_repeat_bias
 
 
 def test_a_seed_gives_the_run_again_to_the_bit(splits, tmp_path):
@@ -307,7 +306,7 @@ def test_a_model_of_time_gaps_answers_by_the_clock(objective, tmp_path):
         "--eval_steps", 0.5, "--save_steps", 0.5, "--hidden_dropout_prob", 0.0, "--use_repeat_bias", "false",
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
-    recommend = pipeline("recommendation", model=str(folder), exclude_seen=False, top_k=1)
+    recommend = pipeline("recommendation", model=str(folder), top_k=1)
     for last in range(10):
         history = {"item_ids": [f"item-{(last + 9) % 10}", f"item-{last}"], "timestamps": [0, 30]}
         soon, late = recommend([history | {"time": 40}, history | {"time": 100_030}])
@@ -316,16 +315,17 @@ def test_a_model_of_time_gaps_answers_by_the_clock(objective, tmp_path):
     results = json.loads((folder / "all_results.json").read_text())
     assert results["test_ndcg@5"] > 0.85  # one of two without the clock: (1 + 1 / log2(3)) / 2 = 0.82 at best
     metrics = tmp_path / "metrics.json"
-    found = script("evaluate.py", "--model_name_or_path", folder, "--train_file", log, "--output_file", metrics)
-    assert "of the test targets are items of their user's history" in found.stderr
+    evaluate = ["evaluate.py", "--model_name_or_path", folder, "--train_file", log, "--output_file", metrics]
+    script(*evaluate)
+    assert json.loads(metrics.read_text())["model"]["hr@10"] == pytest.approx(results["test_hr@10"])
+    without_seen = script(*evaluate, "--include_seen", "false")
+    assert "of the test targets are items of their user's history" in without_seen.stderr
     assert json.loads(metrics.read_text())["model"]["hr@10"] < results["test_hr@10"]
-    everyone = script("recommend.py", "--model_name_or_path", folder, "--file", log, "--include_seen", "--top_k", 1)
+    everyone = script("recommend.py", "--model_name_or_path", folder, "--file", log, "--top_k", 1)
     sequences = build_sequences(log)
     first = {"item_ids": sequences[0]["item_ids"], "timestamps": sequences[0]["timestamps"]}
     assert json.loads(everyone.stdout.splitlines()[0])["recommended"][0]["item_id"] == recommend(first)[0]["item_id"]
-    example = re.search(
-        r"^recommend\((.*), top_k=5, exclude_seen=False\)", (folder / "README.md").read_text(), re.MULTILINE
-    )[1]
+    example = re.search(r"^recommend\((.*), top_k=5\)", (folder / "README.md").read_text(), re.MULTILINE)[1]
     assert ast.literal_eval(example).keys() == {"item_ids", "timestamps", "time"}
     assert "The model knows the times of the items and of the request." in (folder / "README.md").read_text()
 
