@@ -21,6 +21,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
+from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -214,15 +215,15 @@ class Bert4RecAttention(nn.Module):
         query_rotary,
         rotary,
         attention_mask=None,
-        past_key_values=None,
+        cache=None,
         **kwargs: Unpack[TransformersKwargs],
     ):
         """(batch, queries, hidden) attend to (batch, length, hidden)."""
         query = rotate(self.split_heads(self.query(query_states)), query_rotary)
         key, value = map(self.split_heads, self.key_value(hidden_states).chunk(2, dim=-1))
         key = rotate(key, rotary)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_index)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_index)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         attended, weights = attend(
             self,
@@ -325,6 +326,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
     def set_input_embeddings(self, value):
         self.embeddings.item_embeddings = value
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @merge_with_config_defaults
     @capture_outputs
     def forward(
@@ -335,7 +337,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         inputs_embeds: torch.Tensor | None = None,
         time_gaps: torch.LongTensor | None = None,
         positions_to_keep: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPast:
@@ -343,7 +345,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         Args:
             input_ids: (batch, length) token ids, oldest item first.
             attention_mask: (batch, length), 1 for items and 0 for padding, on whichever side it is; with
-                `past_key_values` of the items in it, too.
+                a `cache` of the items in it, too.
             position_ids: (batch, length) places of the inputs, of which only the distances matter; one after the other
                 if None.
             inputs_embeds: (batch, length, hidden) in place of `input_ids`.
@@ -352,9 +354,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 `config.use_time_gaps`.
             positions_to_keep: (batch, n) positions whose states are wanted, the last layer computes no other; all if
                 None.
-            past_key_values: What a decoder kept of the items before `input_ids`; also as `cache`, its name from
-                Transformers 5.24 on.
-            use_cache: Whether a decoder returns `past_key_values`, by default in evaluation.
+            cache: What a decoder kept of the items before `input_ids`.
+            use_cache: Whether a decoder returns `cache`, by default in evaluation.
 
         Returns:
             `last_hidden_state` of shape (batch, length, hidden), or (batch, n, hidden) with `positions_to_keep`; so is
@@ -380,14 +381,12 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             raise ValueError(
                 f"time_gaps of shape {tuple(time_gaps.shape)} were given for inputs of shape {tuple(inputs.shape[:2])}"
             )
-        cache = kwargs.pop("cache", None)
-        past_key_values = past_key_values if cache is None else cache
         if not self.config.is_decoder:
-            past_key_values = None
-        elif use_cache and past_key_values is None and not self.training:
-            past_key_values = DynamicCache(config=self.config)
+            cache = None
+        elif use_cache and cache is None and not self.training:
+            cache = DynamicCache(config=self.config)
         if position_ids is None:
-            past = 0 if past_key_values is None else past_key_values.get_seq_length()
+            past = 0 if cache is None else cache.get_seq_length()
             position_ids = past + torch.arange(length, device=inputs.device).unsqueeze(0)  # the same in all rows
         hidden_states = self.embeddings(input_ids, inputs_embeds, time_gaps)
 
@@ -396,25 +395,23 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         )
         # Other implementations than these take the queries for padded as the keys are.
         some = None if self.config._attn_implementation not in ("eager", "sdpa") else positions_to_keep
-        mask, last_mask = self.attention_masks(hidden_states, attention_mask, past_key_values, some)
+        mask, last_mask = self.attention_masks(hidden_states, attention_mask, cache, some)
         *lower_layers, last_layer = self.layers
         for layer in lower_layers:
-            hidden_states = layer(hidden_states, rotary, mask, past_key_values=past_key_values, **kwargs)
-        hidden_states = last_layer(hidden_states, rotary, last_mask, some, past_key_values=past_key_values, **kwargs)
+            hidden_states = layer(hidden_states, rotary, mask, cache=cache, **kwargs)
+        hidden_states = last_layer(hidden_states, rotary, last_mask, some, cache=cache, **kwargs)
         if some is not positions_to_keep:
             hidden_states = take_positions(hidden_states, positions_to_keep)
-        return BaseModelOutputWithPast(
-            last_hidden_state=self.final_norm(hidden_states), past_key_values=past_key_values
-        )
+        return BaseModelOutputWithPast(last_hidden_state=self.final_norm(hidden_states), cache=cache)
 
-    def attention_masks(self, states, attention_mask, past_key_values, positions):
+    def attention_masks(self, states, attention_mask, cache, positions):
         """The mask of all queries, and that of the queries at (batch, n) `positions`, or of all if None."""
         if self.config.is_decoder:
-            mask = create_causal_mask(self.config, states, attention_mask, past_key_values)
+            mask = create_causal_mask(self.config, states, attention_mask, cache)
             if positions is None:
                 return mask, mask
             rows = create_causal_mask(
-                self.config, states, attention_mask, past_key_values, allow_is_causal_skip=False
+                self.config, states, attention_mask, cache, allow_is_causal_skip=False
             )  # (batch, 1, length, keys)
             return mask, rows.gather(2, positions[:, None, :, None].expand(-1, -1, -1, rows.shape[-1]))
         mask = create_bidirectional_mask(self.config, states, attention_mask)
@@ -538,13 +535,13 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
     def repeats(self, outputs, labelled, positions, history_ids, input_ids=None, inputs_embeds=None, **_kwargs):
         """Items of the histories and what their scores gain, for the labelled or kept positions, or for all."""
         length = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
-        past = 0 if outputs.past_key_values is None else outputs.past_key_values.get_seq_length() - length
+        past = 0 if outputs.cache is None else outputs.cache.get_seq_length() - length
         if history_ids is None and not past:
             history_ids = input_ids
         if history_ids is None or history_ids.shape[1] != past + length:
             raise ValueError(
                 "a model with use_repeat_bias scores by the items that were read: give it input_ids and, where a "
-                "session goes on from past_key_values, all its items so far as history_ids"
+                "session goes on from a cache, all its items so far as history_ids"
             )
         if labelled is not None:
             positions = labelled.nonzero()[:, 1]
@@ -584,13 +581,14 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
         self.generation_config.suppress_tokens = list(config.special_token_ids)
         self.generation_config.no_repeat_ngram_size = 1  # no item twice, and none of the history
 
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple
     def forward(
         self,
         input_ids: torch.LongTensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         time_gaps: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
@@ -607,8 +605,8 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
                 predicted from the positions before it: the first is not used, and what stands in `input_ids` at the
                 place of the last is not read.
             shift_labels: In place of `labels`, already shifted: each is predicted at its own position.
-            past_key_values, use_cache: As for [`Bert4RecModel`].
-            history_ids: (batch, items read so far) ids of the items in `past_key_values` and of `input_ids`, which a
+            cache, use_cache: As for [`Bert4RecModel`].
+            history_ids: (batch, items read so far) ids of the items in `cache` and of `input_ids`, which a
                 model with `config.use_repeat_bias` needs when a session goes on.
         """
         shift_labels = kwargs.pop("shift_labels", None)  # not a parameter: the Trainer would take it for a label
@@ -624,14 +622,14 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
             time_gaps=time_gaps,
-            past_key_values=past_key_values,
+            cache=cache,
             use_cache=use_cache if shift_labels is None else False,
             **kwargs,
         )
         return CausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            cache=outputs.cache,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )

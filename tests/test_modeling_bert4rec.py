@@ -118,7 +118,7 @@ def test_time_gaps_are_read_like_the_items_that_they_follow(timed_recommender):
     torch.testing.assert_close(padded, timed, atol=1e-5, rtol=0)
     if timed_recommender.config.is_decoder:
         session = timed_recommender(history[:, :3], time_gaps=gaps[:, :3])
-        last = timed_recommender(history[:, 3:], time_gaps=gaps[:, 3:], past_key_values=session.past_key_values)
+        last = timed_recommender(history[:, 3:], time_gaps=gaps[:, 3:], cache=session.cache)
         torch.testing.assert_close(last.logits[:, 0], timed[:, 3], atol=1e-5, rtol=0)
 
 
@@ -174,12 +174,12 @@ def test_training_learns_the_repeat_bias_that_scores_have(repeating_recommender,
 def test_a_session_tells_its_items_for_the_repeat_bias(repeating_recommender):
     inputs = random_histories(torch.Generator().manual_seed(9), 2, 6, vocab_size=7)
     whole = repeating_recommender(inputs).logits
-    session = repeating_recommender(inputs[:, :4]).past_key_values
-    with pytest.raises(ValueError, match="where a session goes on from past_key_values, all its items so far"):
-        repeating_recommender(inputs[:, 4:], past_key_values=copy.deepcopy(session))
+    session = repeating_recommender(inputs[:, :4]).cache
+    with pytest.raises(ValueError, match="where a session goes on from a cache, all its items so far"):
+        repeating_recommender(inputs[:, 4:], cache=copy.deepcopy(session))
     with pytest.raises(ValueError, match="all its items so far"):
-        repeating_recommender(inputs[:, 4:], past_key_values=copy.deepcopy(session), history_ids=inputs[:, 4:])
-    rest = repeating_recommender(inputs[:, 4:], past_key_values=session, history_ids=inputs)
+        repeating_recommender(inputs[:, 4:], cache=copy.deepcopy(session), history_ids=inputs[:, 4:])
+    rest = repeating_recommender(inputs[:, 4:], cache=session, history_ids=inputs)
     torch.testing.assert_close(rest.logits, whole[:, 4:], atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="scores by the items that were read: give it input_ids"):
         repeating_recommender(inputs_embeds=repeating_recommender.get_input_embeddings()(inputs))
@@ -316,7 +316,7 @@ def test_what_follows_an_item_does_not_change_its_scores(decoder, attention):
     assert (whole[:, :-1] - whole[:, 1:]).abs().amax((0, 2)).min() > 0.1
 
 
-@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # before Transformers 5.24, and from then on
+@pytest.mark.parametrize("name", ["past_key_values", "cache"])  # the name until Transformers 5.24, and from then on
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @torch.no_grad()
 def test_a_session_grows_by_one_event_without_reading_its_history_again(decoder, attention, name):
@@ -331,11 +331,11 @@ def test_a_session_grows_by_one_event_without_reading_its_history_again(decoder,
             inputs[:, length - 1 : length],
             attention_mask=mask,
             logits_to_keep=1,
-            **{name: session.past_key_values},
+            **{name: session.cache},
         )
         again = decoder(inputs[:, :length], logits_to_keep=1, use_cache=False)
         torch.testing.assert_close(session.logits, again.logits, atol=1e-5, rtol=0)
-        assert again.past_key_values is None
+        assert again.cache is None
 
 
 @torch.no_grad()
@@ -373,8 +373,8 @@ def test_generate_reads_the_time_gaps_of_the_history_and_none_of_what_it_decodes
 def test_generate_goes_on_from_a_session_and_reads_embeddings(decoder):
     inputs = random_histories(torch.Generator().manual_seed(6), 2, 4)
     expected = decoder.generate(inputs, max_new_tokens=3)
-    session = decoder(inputs[:, :3]).past_key_values
-    assert torch.equal(decoder.generate(inputs, past_key_values=session, max_new_tokens=3), expected)
+    session = decoder(inputs[:, :3]).cache
+    assert torch.equal(decoder.generate(inputs, cache=session, max_new_tokens=3), expected)
     embedded = decoder.get_input_embeddings()(inputs)
 
     def ban_history(_, scores):  # what was embedded is not known by its ids
