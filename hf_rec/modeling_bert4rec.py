@@ -567,7 +567,8 @@ class Bert4RecForMaskedLM(Bert4RecPreTrainedModel):
             else:
                 sampled |= {"num_items": config.num_items, "calibration": config.gbce_calibration}
                 loss = gbce_loss(states, *catalogue, target_ids, **sampled)
-        return loss / (len(target_ids) if num_items_in_batch is None else num_items_in_batch)
+        targets = torch.as_tensor(len(target_ids) if num_items_in_batch is None else num_items_in_batch)
+        return loss / targets.clamp(min=1)  # histories of one item have no next one
 
 
 class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):

@@ -3,6 +3,7 @@ import copy
 
 import pytest
 import torch
+from conftest import small_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -15,6 +16,7 @@ from hf_rec import (
     Bert4RecModel,
     RecommendationCollator,
 )
+from hf_rec.configuration_bert4rec import LOSS_TYPES
 from hf_rec.modeling_bert4rec import (
     LARGE_TABLE,
     REPEAT_SCALE,
@@ -432,6 +434,18 @@ def test_gradient_accumulation_changes_nothing(model, tokenizer, tmp_path):
     assert moved > 1
     for one, other in zip(once, twice, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("is_decoder", [False, True])
+@pytest.mark.parametrize("num_items_in_batch", [None, 0, torch.tensor(0)])
+def test_a_step_that_asks_for_nothing_learns_nothing(loss_type, is_decoder, num_items_in_batch):
+    recommender = small_model(23, is_decoder, loss_type=loss_type, num_negatives=4).train()
+    inputs = torch.tensor([[3], [4]])
+    loss = recommender(inputs, labels=torch.full_like(inputs, -100), num_items_in_batch=num_items_in_batch).loss
+    loss.backward()
+    assert loss == 0
+    assert all((p.grad is None or not p.grad.any()) for p in recommender.parameters())
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (4, 1), (1, 3), (5, 1), (0, 1)])
