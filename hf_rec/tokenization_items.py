@@ -104,6 +104,18 @@ class ItemTokenizer(TokenizersBackend):
         ids = pc.index_in(id_strings(histories.flatten()), self.item_ids, skip_nulls=True)
         return make_lists(ids.fill_null(self.unk_token_id), list_lengths(histories))
 
+    def _add_tokens(self, new_tokens, special_tokens=False):
+        """Items join the vocabulary: what the parent class adds is found within the ids of other items, too."""
+        if special_tokens or all(getattr(token, "special", False) for token in new_tokens):
+            return super()._add_tokens(new_tokens, special_tokens)
+        vocabulary = self.get_vocab()
+        known = len(vocabulary)
+        for item in map(str, new_tokens):
+            vocabulary.setdefault(item, len(vocabulary))
+        self.backend_tokenizer.model = models.WordLevel(vocabulary, unk_token=self.unk_token)
+        self.__dict__.pop("item_ids", None)
+        return len(vocabulary) - known
+
     def decode(self, token_ids, skip_special_tokens: bool = False, **_) -> list:
         """Item ids of input ids: a list for a sequence, a list of lists for a batch."""
         token_ids = to_py_obj(token_ids)

@@ -216,3 +216,17 @@ def test_a_real_log_is_encoded_and_decoded(real_data, name, items):
     history = list(map(str, ids.to_pylist()))
     assert tokenizer.item_ids.take(input_ids).to_pylist() == history
     assert tokenizer(history[:500])["input_ids"] == input_ids[:500].to_pylist()
+
+
+def test_items_that_are_added_are_whole_ids_as_all_are(tmp_path):
+    tokenizer = ItemTokenizer.from_items(["sku-12", "tea"])
+    tokenizer.encode_column([["tea"]])
+    assert tokenizer.add_tokens(["sku-1", "tea", "a b", "sku-1"]) == 2
+    tokenizer.save_pretrained(tmp_path)
+    for same in (tokenizer, ItemTokenizer.from_pretrained(tmp_path)):
+        history = ["sku-12", "sku-1", "a b", "tea", "b"]
+        assert len(same) == 7
+        assert same(history)["input_ids"] == same.encode_column([history]).to_pylist()[0] == [3, 5, 6, 4, UNK]
+        assert same.decode([5, 6]) == ["sku-1", "a b"]
+    assert tokenizer.add_special_tokens({"cls_token": "[CLS]"}) == 1
+    assert tokenizer(["[CLS]", "tea"])["input_ids"] == [UNK, 4]  # as text that spells any special token
