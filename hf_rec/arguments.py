@@ -7,6 +7,8 @@ from datasets import DatasetDict, load_dataset
 
 from .data import PRESETS, build_sequences, leave_one_out, load_preset, temporal_split
 
+# Arguments that tell of a table, and not of a data set that is known by name.
+TABLE = ("dataset_config_name", "dataset_split", "user_column", "item_column", "time_column")
 FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is given, alone or with "true" or "false"
 
 
@@ -28,8 +30,14 @@ class DataArguments:
     time_column: str | None = field(
         default=None, metadata={"help": "Column that orders a user's items; 'timestamp', or else 'position'."}
     )
-    min_user_count: int = field(default=1, metadata={"help": "Leave out users with fewer interactions."})
-    min_item_count: int = field(default=1, metadata={"help": "Leave out items with fewer interactions."})
+    min_user_count: int | None = field(
+        default=None,
+        metadata={"help": "Leave out users with fewer interactions; none, or as the named data set has it."},
+    )
+    min_item_count: int | None = field(
+        default=None,
+        metadata={"help": "Leave out items with fewer interactions; none, or as the named data set has it."},
+    )
     split: str = field(
         default="leave-one-out",
         metadata={
@@ -48,6 +56,9 @@ class DataArguments:
     def __post_init__(self):
         if (self.train_file is None) == (self.dataset_name is None):
             raise ValueError("give one of --train_file and --dataset_name")
+        given = [name for name in TABLE if getattr(self, name) != getattr(DataArguments, name)]
+        if given and self.dataset_name in PRESETS:
+            raise ValueError(f"the columns and the split of {self.dataset_name} are known; do not give {given}")
 
     @property
     def exclude_seen(self) -> bool | None:
@@ -60,15 +71,15 @@ class DataArguments:
 
     def load_splits(self) -> DatasetDict:
         """Training, validation and test data, as [`leave_one_out`] returns them."""
+        counts = {"min_user_count": self.min_user_count, "min_item_count": self.min_item_count}
+        counts = {name: count for name, count in counts.items() if count is not None}
         if self.dataset_name in PRESETS:
-            sequences = load_preset(self.dataset_name)
+            sequences = load_preset(self.dataset_name, **counts)
         else:
             log = self.train_file or load_dataset(
                 self.dataset_name, self.dataset_config_name, split=self.dataset_split
             )
-            sequences = build_sequences(
-                log, self.user_column, self.item_column, self.time_column, self.min_user_count, self.min_item_count
-            )
+            sequences = build_sequences(log, self.user_column, self.item_column, self.time_column, **counts)
         return leave_one_out(sequences) if self.split == "leave-one-out" else temporal_split(sequences)
 
 

@@ -39,7 +39,8 @@ class RecommendationCollator:
         tokenizer: Gives the ids of the special tokens and, as `model_max_length`, the positions of the input.
         mask_probability: Chance of a training item to be masked, in [0, 1].
         last_item_probability: Share of the training rows with one mask, at the last item, in [0, 1].
-        exclude_seen: Whether items of the history are left out of the ranking in evaluation.
+        exclude_seen: Whether items of the history are left out of the ranking in evaluation; as `config.exclude_seen`
+            tells the pipeline.
         objective: "cloze" or "next-item".
         window_probability: Share of the training rows with a run of items from anywhere in the history, in [0, 1].
 

@@ -79,6 +79,13 @@ def list_lengths(lists: pa.Array) -> np.ndarray:
     return pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
+def filter_lists(lists: pa.Array, kept: np.ndarray) -> pa.ListArray:
+    """The lists with those of their values for which the mask over all values is true."""
+    lengths = list_lengths(lists)
+    left = np.bincount(np.repeat(np.arange(len(lengths)), lengths), weights=kept, minlength=len(lengths))
+    return make_lists(lists.flatten().filter(pa.array(kept)), left.astype(np.int64))
+
+
 def make_lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
     """Lists of the given lengths over consecutive values."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

@@ -26,8 +26,8 @@ class Bert4RecConfig(PreTrainedConfig):
         use_time_gaps: Whether the encoder reads the time from each item to the next, or to the request.
         use_repeat_bias: Whether the items of the history have a bias in the scores, learned for each number of steps
             back from the last one, for people who come back to an item, or never do. Needs the loss "softmax".
-        exclude_seen: Whether rankings leave out the items of the history, in evaluation and where a call of the
-            pipeline does not say.
+        exclude_seen: Whether rankings leave out the items of the history: the pipeline's, where a call does not say,
+            and those of the scripts; a [`RecommendationCollator`] of your own is told by its option of this name.
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).

@@ -13,7 +13,7 @@ import pyarrow.parquet
 from datasets import Dataset, DatasetDict, Features, Value, load_dataset
 from transformers.utils import logging
 
-from .columns import as_array, id_strings, is_string, list_lengths, make_lists
+from .columns import as_array, filter_lists, id_strings, is_string, list_lengths, make_lists
 from .pipeline_bert4rec import UNKNOWN_GAP
 from .tokenization_items import ItemTokenizer
 
@@ -62,17 +62,18 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-def load_preset(name: str, data_files: str | None = None) -> Dataset:
+def load_preset(name: str, data_files: str | None = None, **counts: int) -> Dataset:
     """Sequences of a public log, downloaded from its official address, or read from a local copy of it.
 
     Args:
         name: One of `PRESETS`.
         data_files: A local file of the same format.
+        counts: `min_user_count` and `min_item_count` of [`build_sequences`], in place of the preset's own.
     """
     if name not in PRESETS:
         raise ValueError(f"no preset {name!r}; there are {sorted(PRESETS)}")
     load = PRESETS[name]["load"] | ({"data_files": data_files} if data_files else {})
-    return build_sequences(load_dataset(**load, split="train"), **PRESETS[name]["build"])
+    return build_sequences(load_dataset(**load, split="train"), **(PRESETS[name]["build"] | counts))
 
 
 def read_table(path: str | Path, id_columns: Iterable[str] = ("user_id", "item_id")) -> pa.Table:
@@ -212,7 +213,11 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
         for cut, share in ((validation_time, 0.8), (test_time, 0.9))
     ]
     if not cuts[0] < cuts[1]:
-        raise ValueError(f"validation_time must come before test_time, got {cuts[0]} and {cuts[1]}")
+        first, second = (
+            f"{values[int(np.argmax(times == cut))]} (by default)" if given is None else given
+            for given, cut in zip((validation_time, test_time), cuts, strict=True)
+        )
+        raise ValueError(f"validation_time must come before test_time, got {first} and {second}; give other times")
     users = np.repeat(np.arange(len(lengths)), lengths)
     before = [np.bincount(users, weights=times < cut, minlength=len(lengths)).astype(np.int64) for cut in cuts]
     before_validation, before_test = before
@@ -234,7 +239,9 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
 
 
 def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, time_gaps: bool = False) -> DatasetDict:
-    """Input ids for the model: whole histories, which the collator cuts, and the target where there is one.
+    """Input ids for the model: whole histories, which the collator cuts, and the target where there is one. Items that
+    the tokenizer does not know are left out of the histories, as the pipeline skips them, and users without any known
+    item out of what has no target, of which nothing could be learned.
 
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
@@ -248,13 +255,19 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, time_gaps: bo
     tokenized = {}
     for name, split in splits.items():
         input_ids = tokenizer.encode_column(split["item_ids"])
+        known = input_ids.flatten().to_numpy() != tokenizer.unk_token_id
+        input_ids = filter_lists(input_ids, known)
         columns = {"user_id": as_array(split["user_id"]), "input_ids": input_ids, "length": list_lengths(input_ids)}
         if "target_id" in split.column_names:
             targets = make_lists(as_array(split["target_id"]), np.ones(len(split)))
             columns["labels"] = tokenizer.encode_column(targets).flatten()
         if time_gaps:
-            columns["time_gaps"] = gaps_between(split)
-        tokenized[name] = as_dataset(**columns)
+            times = filter_lists(as_array(split["timestamps"]), known)
+            columns["time_gaps"] = gaps_between(
+                times, split["target_time"] if "target_time" in split.column_names else None
+            )
+        table = pa.table(columns)
+        tokenized[name] = Dataset(table if "labels" in columns else table.filter(pc.greater(table["length"], 0)))
     return DatasetDict(tokenized)
 
 
@@ -276,17 +289,16 @@ def histories_of(split: Dataset, timed: bool = False) -> list:
     return timed_histories
 
 
-def gaps_between(split: Dataset) -> pa.ListArray:
+def gaps_between(timestamps: pa.ListArray, target_times: Iterable | None) -> pa.ListArray:
     """The time from each item of a history to the next, and from the last to the target, -1 without a target."""
-    timestamps = as_array(split["timestamps"])
     lengths = list_lengths(timestamps)
     times = whole_times(timestamps.flatten(), "timestamps")
     gaps = np.diff(times, append=0)
     filled = lengths > 0
     last = np.cumsum(lengths)[filled] - 1
     gaps[last] = UNKNOWN_GAP
-    if "target_time" in split.column_names:
-        gaps[last] = whole_times(as_array(split["target_time"]), "target_time")[filled] - times[last]
+    if target_times is not None:
+        gaps[last] = whole_times(as_array(target_times), "target_time")[filled] - times[last]
     return make_lists(pa.array(gaps), lengths)
 
 

@@ -21,7 +21,8 @@ class RecommendationPipeline(Pipeline):
 
     A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`,
     best first; a list of histories gives a list of such lists, a generator an iterator over them. Ids that the model
-    does not know are skipped. Scores are logits: they order the items for one history.
+    does not know are skipped; a history in a list of them, or in a dictionary, may be empty. Scores are logits: they
+    order the items for one history.
 
     For a model with `config.use_time_gaps` a history may be `{"item_ids": [...], "timestamps": [...], "time": ...}`,
     with the times of its items and of the request. They are as in the training data: dates and datetimes (naive ones
@@ -36,7 +37,7 @@ class RecommendationPipeline(Pipeline):
 
     Raises:
         TypeError: for item ids that are not strings, or a history that is not a list.
-        ValueError: for an empty history, a `top_k` below 1, candidates of which none is known, or timestamps that are
+        ValueError: for an empty list, a `top_k` below 1, candidates of which none is known, or timestamps that are
             not in order, not as many as items, or not read by the model.
     """
 
@@ -80,7 +81,7 @@ class RecommendationPipeline(Pipeline):
         if hasattr(inputs, "__len__"):
             inputs = list(inputs)
             if not inputs:
-                raise ValueError("an empty list: a history needs at least one item id")
+                raise ValueError("an empty list: give item ids, or histories, as [[]] for a user without one")
             if not isinstance(inputs[0], (list, tuple, dict)):
                 return super().__call__(tuple(inputs), **kwargs)  # the parent class takes a list for a batch
             return self.by_length(inputs, **kwargs)
@@ -226,15 +227,13 @@ def pad_rows(
 
 
 def check_items(items, name: str):
-    """The items, if they are a list of strings; a history may not be empty."""
+    """The items, if they are a list of strings."""
     if isinstance(items, (str, dict)) or not isinstance(items, Iterable):
         raise TypeError(f"{name} must be a list of item ids, got {items!r} ({type(items).__name__})")
     items = list(items)
     if not all(issubclass(kind, str) for kind in {*map(type, items)}):
         wrong = next(item for item in items if not isinstance(item, str))
         raise TypeError(f"item ids are strings, got {wrong!r} ({type(wrong).__name__})")
-    if not items and name == "a history":
-        raise ValueError("an empty list: a history needs at least one item id")
     return items
 
 

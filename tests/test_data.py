@@ -2,6 +2,7 @@ import csv
 import datetime
 import math
 from collections import Counter
+from itertools import pairwise
 
 import pandas as pd
 import pyarrow as pa
@@ -278,6 +279,8 @@ def test_presets_read_the_official_formats(tmp_path, monkeypatch, name):
     (tmp_path / "official").write_text(text)
     sequences = load_preset(name, data_files=str(tmp_path / "official"))
     assert dict(zip(sequences["user_id"], sequences["item_ids"], strict=True)) == expected
+    with pytest.raises(ValueError, match="items with 9 interactions remain"):
+        load_preset(name, data_files=str(tmp_path / "official"), min_item_count=9)
 
 
 def test_an_unknown_preset_is_refused():
@@ -320,6 +323,13 @@ def test_leave_one_out_is_that_of_a_slow_way(histories):
         "test": [start(row, lengths[row["user_id"]] - 1) for row in long],
     }
     assert {name: split.to_list() for name, split in leave_one_out(sequences).items()} == expected
+
+
+def test_default_cuts_of_a_temporal_split_that_are_one_time_are_an_error():
+    dates = [[datetime.date(2024, 5, day) for day in (1, 2, 3, 3)]]
+    message = r"got 2024-05-03 \(by default\) and 2024-05-03 \(by default\); give other times"
+    with pytest.raises(ValueError, match=message):
+        temporal_split(sequences_of(dates, pa.date32()))
 
 
 @given(some_times, st.integers(-1, 11), st.integers(-1, 11))
@@ -428,20 +438,30 @@ def test_splits_are_tokenized(order):
         assert tokenized[name].features["input_ids"].feature.dtype == "int32"
 
 
-@given(some_times)
+@given(some_times, st.sets(st.integers(0, 5), min_size=1))
 @settings(max_examples=50)
-def test_time_gaps_are_those_of_a_slow_way(histories):
+def test_known_items_and_the_time_between_them_are_those_of_a_slow_way(histories, known):
     histories = [*histories, [0, 2, 2, 9]]  # one that has a target
-    splits = leave_one_out(sequences_of(histories))
-    tokenized = tokenize_splits(splits, ItemTokenizer.from_items(["i0"]), time_gaps=True)
+    known = sorted(known)
+    tokenizer = ItemTokenizer.from_items([f"i{item}" for item in known])
+    tokenized = tokenize_splits(leave_one_out(sequences_of(histories)), tokenizer, time_gaps=True)
     for name, held_out in (("train", 2), ("validation", 2), ("test", 1)):
-        lists = [times for times in histories if name == "train" or len(times) >= 3]
-        for gaps, times in zip(tokenized[name]["time_gaps"], lists, strict=True):
+        expected = []
+        for user, times in enumerate(histories):
             length = len(times) - held_out * (len(times) >= 3)
-            expected = [times[place + 1] - times[place] for place in range(min(length, len(times) - 1))]
+            read = [place for place in range(length) if place in known]
             if name == "train":
-                expected[length - 1 :] = [-1]
-            assert gaps == expected
+                gaps = [times[after] - times[place] for place, after in pairwise(read)] + [-1]
+                row = {}
+            elif len(times) >= 3:
+                gaps = [times[after] - times[place] for place, after in pairwise([*read, length])]
+                row = {"labels": 3 + known.index(length) if length in known else tokenizer.unk_token_id}
+            if read if name == "train" else len(times) >= 3:
+                ids = [3 + known.index(place) for place in read]
+                expected.append(
+                    {"user_id": f"u{user}", "input_ids": ids, "length": len(read), "time_gaps": gaps} | row
+                )
+        assert tokenized[name].to_list() == expected
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "ns"])

@@ -87,7 +87,15 @@ def test_unknown_items_are_skipped(recommend, tokenizer):
     known = recommend(["item-3", "item-1"])
     special = [tokenizer.mask_token, tokenizer.pad_token, tokenizer.unk_token]
     assert_same(recommend(["unheard of", "item-3", *special, "item-1"]), known)
-    assert len(recommend(["unheard of"])) == 10  # as for a user without a history
+    without = recommend(["unheard of"])
+    assert len(without) == 10 and without != known[:10]
+    assert_same(recommend({"item_ids": []}), without)
+    for nothing, something in (
+        recommend([[], ["item-3", "item-1"]]),
+        recommend([[], ["item-3", "item-1"]], batch_size=1),
+    ):
+        assert_same(nothing, without)
+        assert_same(something, known)
 
 
 def test_an_item_may_be_called_like_a_special_token(model):
@@ -100,8 +108,7 @@ def test_an_item_may_be_called_like_a_special_token(model):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda r: r([]), ValueError, "a history needs at least one item id"),
-        (lambda r: r([["item-0"], []]), ValueError, "a history needs at least one item id"),
+        (lambda r: r([]), ValueError, r"an empty list: .* as \[\[\]\] for a user without one"),
         (lambda r: r("item-0"), TypeError, "a history is a list of item ids, .* got 'item-0'"),
         (lambda r: r(7), TypeError, "a history is a list of item ids, .* got 7"),
         (lambda r: r([7]), TypeError, r"item ids are strings, got 7 \(int\)"),
@@ -178,7 +185,7 @@ def test_what_is_not_known_of_times_is_left_out(recommend_in_time):
         ({"item_ids": ["item-1"], "timestamps": [1, 2]}, "a timestamp for each item, got 2 for 1 items"),
         ({"item_ids": ["item-1", "item-2"], "timestamps": [2, 1]}, "the oldest first, .*; got 2, 1"),
         ({"item_ids": ["item-1"], "timestamps": [2], "time": 1}, "the request after them; got 2, 1"),
-        ({"item_ids": []}, "a history needs at least one item id"),
+        ({"item_ids": [], "timestamps": [2]}, "a timestamp for each item, got 1 for 0 items"),
         ({"items": ["item-1"]}, r"'item_ids', 'timestamps' and 'time', got \['items'\]"),
         ({"item_ids": ["item-1"], "timestamps": ["now"]}, r"numbers, dates or datetimes, got 'now' \(str\)"),
         ({"item_ids": ["item-1"], "timestamps": [float("nan")]}, "numbers, dates or datetimes, got nan"),
@@ -215,7 +222,8 @@ def test_the_rank_in_evaluation_with_times_is_the_place_in_the_list(recommend_in
     rng = np.random.default_rng(1)
     rows = []
     for user in range(30):
-        items_of_user = rng.permutation(20)[: rng.integers(3, 15)]
+        history = rng.permutation(24)[: rng.integers(2, 14)]  # four items are not known
+        items_of_user = [*history, rng.choice(np.setdiff1d(np.arange(20), history))]
         times = as_times(np.cumsum(2.0 ** rng.uniform(-2, 30, len(items_of_user))))
         rows += [(user, f"item-{item}", time) for item, time in zip(items_of_user, times, strict=True)]
     splits = leave_one_out(build_sequences(pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp"])))
