@@ -139,12 +139,14 @@ class RecommendationTrainer(Trainer):
 
 
 class Stopwatch(TrainerCallback):
-    """Notes in the log how many seconds training took so far, validation included."""
+    """Notes in the log how many seconds training took so far, validation and what came before an interruption
+    included."""
 
     start = None
 
-    def on_train_begin(self, *_args, **_kwargs):
-        self.start = time.perf_counter()
+    def on_train_begin(self, args, state, *_args, **_kwargs):  # noqa: ARG002
+        before = max((entry.get("seconds", 0.0) for entry in state.log_history), default=0.0)
+        self.start = time.perf_counter() - before
 
     def on_log(self, args, state, *_args, **_kwargs):  # noqa: ARG002
         if self.start is not None:
@@ -172,8 +174,8 @@ def train_recommender(
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
         args: What the Trainer does, and where results go.
         model_name_or_path: A saved model to fine-tune; its catalogue and sizes then hold.
-        config: Fields of the [`Bert4RecConfig`]; of a saved model, no sizes.
-        collator: Options of the [`RecommendationCollator`] for training.
+        config: Fields of the [`Bert4RecConfig`]; of a saved model, none that its weights depend on.
+        collator: Options of the [`RecommendationCollator`] for training; `exclude_seen` is one of `config`.
         max_length: Positions of a new model's input; chosen by the lengths of the histories if None.
         patience: Evaluations without a better metric after which training stops.
         dataset: Name of the data, for the model card.
@@ -233,7 +235,7 @@ def train_recommender(
         "command": command,
         "seed": args.seed,
         "steps": trainer.state.global_step,
-        "seconds": fitted.metrics["train_runtime"],
+        "seconds": trainer.state.log_history[-1]["seconds"],
         "machine": machine(args),
         "versions": ", ".join(f"{package} {version(package)}" for package in ("hf_rec", "torch", "transformers")),
     }
@@ -366,13 +368,19 @@ def load_or_create(
 
     A new model of a large catalogue is trained with "sampled_softmax"; one of a smaller catalogue has a repeat bias if
     histories are long or their items are ranked, too; unless `config` says otherwise. Of a saved model it may change
-    what is learned, from next items to masked ones for instance, but no sizes.
+    what is learned, from next items to masked ones for instance, but not what its weights are for.
     """
     if model_name_or_path:
-        if fixed := sorted({*(config or {})} - CHANGEABLE):
-            raise ValueError(f"the sizes of {model_name_or_path} are fixed; do not give {fixed}")
+        saved = Bert4RecConfig.from_pretrained(model_name_or_path)
+        asked = dict(config or {}) | ({"max_position_embeddings": max_length} if max_length else {})
+        fixed = {name: getattr(saved, name) for name in asked.keys() - CHANGEABLE}
+        if changed := sorted(name for name in fixed if asked[name] != fixed[name]):
+            raise ValueError(
+                f"{model_name_or_path} was made with {', '.join(f'{name}={fixed[name]!r}' for name in changed)}, "
+                "which cannot be changed"
+            )
         tokenizer = ItemTokenizer.from_pretrained(model_name_or_path)
-        config = Bert4RecConfig.from_pretrained(model_name_or_path, **(config or {}))
+        config = Bert4RecConfig.from_pretrained(model_name_or_path, **asked)
         config.validate()  # of what was changed
         return recommender_class(config).from_pretrained(model_name_or_path, config=config), tokenizer
     max_length = max_length or suitable_max_length(list_lengths(as_array(splits["train"]["item_ids"])))

@@ -14,7 +14,7 @@ from unittest.mock import patch
 
 import torch
 import train
-from reproduce import read_run
+from reproduce import check_arguments, read_run
 from torch import nn
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
@@ -252,13 +252,15 @@ def main() -> None:
     runs = options.output_dir / f"{dataset}-{options.steps}-seed-{options.seed}"
     for name in tqdm(options.variants or variants):
         changes, changed = variants[name]
+        arguments = [*map(str, given), *changes]
         folder = runs / "".join(letter if letter.isalnum() else "-" for letter in name)
         if not (folder / "config.json").exists():  # written last
             with ExitStack() as stack:
                 stack.enter_context(redirect_stdout(sys.stderr))
                 for (module, attribute), part in changed.items():
                     stack.enter_context(patch.object(module, attribute, part))
-                train.main([*map(str, given), *changes, "--output_dir", str(folder)])
+                train.main(["--output_dir", str(folder), *arguments])
+        check_arguments(folder, arguments)
         run = read_run(folder)
         ndcg, hr = run["validation"]
         print(f"| {name} | {ndcg:.4f} | {hr:.4f} | {run['seconds']:.0f} |", flush=True)

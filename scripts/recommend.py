@@ -27,8 +27,8 @@ class RecommendArguments:
     time: float | None = field(
         default=None,
         metadata={
-            "help": "Time of the request, for a model of time gaps: seconds since 1970 if the log has dates or "
-            "timestamps, else a number as in the log; unknown by default."
+            "help": "Time of the request, with --file and for a model of time gaps: seconds since 1970 if the log has "
+            "dates or timestamps, else a number as in the log; unknown by default."
         },
     )
     titles_file: str | None = field(default=None, metadata={"help": "A table with the items' titles, to show them."})
@@ -47,6 +47,8 @@ class RecommendArguments:
     def __post_init__(self):
         if bool(self.history) == bool(self.file):
             raise ValueError("give one of --history and --file")
+        if self.time is not None and not self.file:
+            raise ValueError("--time goes with --file: a --history has no times")
 
 
 def main() -> None:
@@ -71,7 +73,7 @@ def main() -> None:
     else:
         recommend = pipeline("recommendation", model=args.model_name_or_path)
     if args.file:
-        timed = recommend.model.config.use_time_gaps
+        timed = recommend.model.config.use_time_gaps or args.time is not None
         histories = histories_of(sequences, timed)
         if timed:
             histories = [history | {"time": args.time} for history in histories]

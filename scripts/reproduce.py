@@ -88,10 +88,15 @@ def train(folder: Path, *arguments: object, **kwargs) -> Path:
     given = [*map(str, arguments)]
     if not (folder / "config.json").exists():  # written last
         subprocess.run([sys.executable, str(TRAIN), "--output_dir", str(folder), *given], check=True, **kwargs)
+    check_arguments(folder, given)
+    return folder
+
+
+def check_arguments(folder: Path, given: list[str]) -> None:
+    """Raise if a finished run had other arguments."""
     told = shlex.join(map(without_folders, given))
     if f" {told}\n" not in (folder / "README.md").read_text(encoding="utf-8"):
         raise ValueError(f"{folder} holds a run with other arguments than {told}; give another --output_dir")
-    return folder
 
 
 def read_run(folder: Path) -> dict:
@@ -104,7 +109,7 @@ def read_run(folder: Path) -> dict:
         "baselines": {name: {metric: results[f"{name}_{metric}"] for metric in METRICS} for name in BASELINES},
         "curve": [(entry["seconds"], entry["eval_ndcg@10"]) for entry in validations],
         "validation": max((entry["eval_ndcg@10"], entry["eval_hr@10"]) for entry in validations),
-        "seconds": results["train_runtime"],
+        "seconds": log[-1]["seconds"],
         "epochs": results["epoch"],
     }
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from hf_rec import Bert4RecConfig, RecommendationCollator, training
+from hf_rec.arguments import DataArguments
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.optimization import SparseRowAdamW
 from hf_rec.sampler import ShuffledLengthGroupedSampler
@@ -212,8 +213,25 @@ def test_fine_tuning_goes_on_from_a_saved_model_with_its_catalogue(splits, tmp_p
     assert config.architectures == ["Bert4RecForCausalLM"]
     after = load_file(tmp_path / "third" / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
-    with pytest.raises(ValueError, match=r"sizes of .*first are fixed; do not give \['hidden_size'\]"):
-        train_recommender(few, arguments(tmp_path / "x"), model_name_or_path=first, config={"hidden_size": 8})
+    given = {"hidden_size": 8, "num_hidden_layers": 2, "use_time_gaps": False}
+    message = r"first was made with hidden_size=16, max_position_embeddings=16, which cannot be changed"
+    with pytest.raises(ValueError, match=message):
+        train_recommender(few, arguments(tmp_path / "x"), model_name_or_path=first, config=given, max_length=32)
+
+
+def test_of_a_named_data_set_columns_are_known_and_counts_may_be_given(monkeypatch):
+    with pytest.raises(
+        ValueError, match=r"the columns and the split of ml-1m are known; do not give \['user_column'\]"
+    ):
+        DataArguments(dataset_name="ml-1m", user_column="u")
+    asked = {}
+    monkeypatch.setattr(
+        "hf_rec.arguments.load_preset",
+        lambda name, **counts: asked.update({name: counts}) or build_sequences(shop_log(num_users=9)[0]),
+    )
+    for dataset, counts in (("ml-1m", {}), ("ml-20m", {"min_user_count": 20})):
+        assert len(DataArguments(dataset_name=dataset, **counts).load_splits()["test"]) == 9
+        assert asked[dataset] == counts
 
 
 def test_other_content_in_the_output_directory_is_an_error_and_stays(splits, tmp_path):
@@ -255,6 +273,9 @@ def test_a_killed_run_goes_on_to_the_same_end(log_file, tmp_path):
     resumed = script("train.py", *options, "--output_dir", killed)
     assert resumed.returncode == 0, resumed.stderr
     assert "going on from" in resumed.stderr
+    log = json.loads((killed / "trainer_state.json").read_text())["log_history"]
+    seconds = [entry["seconds"] for entry in log if "seconds" in entry]
+    assert seconds == sorted(seconds) and seconds[-1] > log[-1]["train_runtime"] + seconds[0] / 2
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[key], other[key]) for key in one)
 
@@ -322,6 +343,8 @@ def test_a_model_of_time_gaps_answers_by_the_clock(objective, tmp_path):
     assert "of the test targets are items of their user's history" in without_seen.stderr
     assert json.loads(metrics.read_text())["model"]["hr@10"] < results["test_hr@10"]
     everyone = script("recommend.py", "--model_name_or_path", folder, "--file", log, "--top_k", 1)
+    timeless = script("recommend.py", "--model_name_or_path", folder, "--history", "item-1", "--time", 5)
+    assert "--time goes with --file" in timeless.stderr
     sequences = build_sequences(log)
     first = {"item_ids": sequences[0]["item_ids"], "timestamps": sequences[0]["timestamps"]}
     assert json.loads(everyone.stdout.splitlines()[0])["recommended"][0]["item_id"] == recommend(first)[0]["item_id"]
@@ -396,6 +419,8 @@ def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path):
     assert Bert4RecConfig.from_pretrained(runs / "1-head").num_attention_heads == 1
     assert Bert4RecConfig.from_pretrained(runs / "SwiGLU").num_attention_heads == 2
     assert "model.layers.1.attention.gate.weight" in load_file(runs / "gated-layers--LiGR-" / "model.safetensors")
+    other = script(*command, "--variants", "1 head", "--include_seen")
+    assert other.returncode != 0 and "holds a run with other arguments than" in other.stderr
     unknown = script(*command, "--variants", "2 heads")
     assert unknown.returncode != 0 and "no variant ['2 heads']; there are ['the recipe', " in unknown.stderr
 
