@@ -133,7 +133,7 @@ class RecommendationCollator:
         self, input_ids: torch.Tensor, real: torch.Tensor, histories: list[Sequence[int]], targets: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """An evaluation batch: the target as the label of the mask after each history."""
-        banned = histories if self.exclude_seen else [[] for _ in histories]
+        banned = [[*dict.fromkeys(history)] if self.exclude_seen else [] for history in histories]
         batch = {"input_ids": input_ids, "banned_ids": pad_rows(banned, self.tokenizer.pad_token_id)[0]}
         if self.objective == "cloze":
             batch["attention_mask"] = real

@@ -79,7 +79,7 @@ def export_recommender(
 
     Args:
         model_name_or_path: Folder or Hub id of the recommender.
-        output_dir: A new or empty folder; it appears when all is written.
+        output_dir: A new or empty folder; files appear in it when all is written, `export.json` as the last one.
         top_k: Length of the lists that the graph ranks; cut to the size of the catalogue.
         quantize: Whether weights, the item table among them, become 8-bit integers, in about a quarter of the memory.
             It changes the lists a little: measure what it costs.
@@ -93,7 +93,7 @@ def export_recommender(
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     config = Bert4RecConfig.from_pretrained(model_name_or_path)
-    model = recommender_class(config).from_pretrained(model_name_or_path)
+    model = recommender_class(config).from_pretrained(model_name_or_path, dtype=torch.float32)
     graph = RankingGraph(model, min(top_k, model.config.vocab_size)).eval()
     ids = torch.full((3, 2), model.config.mask_token_id)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "banned_ids": ids.repeat(1, 2)}
@@ -107,12 +107,12 @@ def export_recommender(
         inputs["time_gaps"], axes["time_gaps"] = torch.ones_like(ids), axes["input_ids"]
     quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig()) if quantize else None
     exported = OnnxExporter().export(graph, inputs, config=OnnxConfig(dynamic_shapes=axes, quantizer=quantizer))
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as staging:
-        whole = Path(staging) / output_dir.name
-        exported.save_pretrained(whole)
-        ItemTokenizer.from_pretrained(model_name_or_path).save_pretrained(whole)
-        os.replace(whole, output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".export-") as staging:
+        exported.save_pretrained(staging)
+        ItemTokenizer.from_pretrained(model_name_or_path).save_pretrained(staging)
+        for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "export.json"):
+            os.replace(file, output_dir / file.name)
 
 
 __all__ = ["OnnxRecommendationPipeline", "export_recommender"]

@@ -149,7 +149,7 @@ def save_recommender(
     """Save weights, configuration, code, vocabulary and card to one folder, or leave it as it was.
 
     Everything is written to a hidden folder first and moved in last, the weights at the very end: a folder that was
-    interrupted on the way has none and does not load.
+    interrupted on the way has none and does not load. A card that is replaced is kept as `README.md.bak`.
 
     Raises:
         ValueError: for a folder that holds another kind of model, or a tokenizer of another vocabulary.
@@ -166,6 +166,8 @@ def save_recommender(
         if card is not None:
             card.save(Path(staging) / "README.md")
         folder.mkdir(exist_ok=True)
+        if card is not None and (folder / "README.md").exists():
+            os.replace(folder / "README.md", folder / "README.md.bak")
         for name in ("config.json", "model.safetensors", "model.safetensors.index.json"):
             (folder / name).unlink(missing_ok=True)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name.startswith("model.safetensors")):
@@ -198,5 +200,5 @@ def push_recommender(
         repo_id=repo_id,
         folder_path=folder,
         commit_message="Upload recommender",
-        ignore_patterns=["checkpoint-*", ".*", "*.bin", "*.pt", "trainer_state.json"],
+        ignore_patterns=["checkpoint-*", ".*", "*.bin", "*.pt", "*.bak", "trainer_state.json"],
     )

@@ -29,7 +29,7 @@ class RankingMetrics:
         self.ks = sorted(ks)
 
     def preprocess(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Rank of the target, then the ids of the longest list, -1 where no item is left.
+        """Rank of the target, then the ids of the longest list, -1 where no item is left; no list has a banned target.
 
         Args:
             logits: (rows, vocab_size) scores, -inf for what may not be recommended.
@@ -48,7 +48,9 @@ class RankingMetrics:
         ids, scores = top_items(logits, self.ks[-1])
         ids = ids.masked_fill(~(scores > -torch.inf), -1)
         ids = torch.nn.functional.pad(ids, (0, self.ks[-1] - ids.shape[1]), value=-1)
-        return torch.cat([target_rank(logits, targets).unsqueeze(1), ids], dim=1)
+        ranks = target_rank(logits, targets).unsqueeze(1)
+        listed = logits.gather(1, targets.unsqueeze(1)) > -torch.inf
+        return torch.cat([torch.where(listed, ranks, ranks.clamp(min=self.ks[-1] + 1)), ids], dim=1)
 
     def compute(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the ranks and lists that [`preprocess`] made; all means over the histories."""

@@ -580,7 +580,8 @@ class Bert4RecForCausalLM(Bert4RecForMaskedLM, GenerationMixin):
         super().__init__(config)
         self.loss_type = "ForMaskedLM"  # `forward` shifts the labels itself
         self.generation_config.suppress_tokens = list(config.special_token_ids)
-        self.generation_config.no_repeat_ngram_size = 1  # no item twice, and none of the history
+        if config.exclude_seen:
+            self.generation_config.no_repeat_ngram_size = 1  # no item twice, and none of the history
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
     @can_return_tuple

@@ -1,13 +1,17 @@
 """An optimiser for catalogues so large that updating every item in every step would dominate."""
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+HOOKS = WeakIdKeyDictionary()  # of the optimiser that a parameter had last
 
 
 class SparseRowAdamW(torch.optim.AdamW):
     """AdamW that, of a parameter with a sparse gradient, reads and updates the rows that the gradient has.
 
     As in `torch.optim.SparseAdam`, which takes no dense parameters, the moments of a row wait for its next gradient.
-    Sparse gradients are set aside when they arrive, and so are not part of the norm that the Trainer clips. To use it:
+    Sparse gradients are set aside when they arrive, and so are not part of the norm that the Trainer clips, nor
+    averaged over processes, nor unscaled by a `GradScaler`: take it in one process, and not with float16. To use it:
 
         model.get_input_embeddings().sparse = True
         Trainer(model, optimizer_cls_and_kwargs=(SparseRowAdamW, {"lr": 2e-3}), ...)
@@ -20,7 +24,9 @@ class SparseRowAdamW(torch.optim.AdamW):
     def add_param_group(self, param_group):
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
-            parameter.register_post_accumulate_grad_hook(self.set_aside)
+            if parameter in HOOKS:
+                HOOKS[parameter].remove()
+            HOOKS[parameter] = parameter.register_post_accumulate_grad_hook(self.set_aside)
 
     def set_aside(self, parameter: torch.Tensor) -> None:
         if parameter.grad.is_sparse:

@@ -117,7 +117,7 @@ class RecommendationPipeline(Pipeline):
             return [(row or [mask]) if config.is_decoder else [*row, mask] for row in recent]
 
         input_ids, attention_mask = pad_rows(rows(known, config.mask_token_id), pad)
-        banned_ids, _ = pad_rows([ids + blocked if exclude_seen else blocked for ids in known], pad)
+        banned_ids, _ = pad_rows([[*{*ids, *blocked}] if exclude_seen else blocked for ids in known], pad)
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
         if config.use_time_gaps:
             inputs["time_gaps"], _ = pad_rows(rows(gaps, UNKNOWN_GAP), UNKNOWN_GAP)

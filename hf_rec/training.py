@@ -16,6 +16,7 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import HubStrategy
 from transformers.utils import logging
 
 from .baselines import evaluate_scorer, item_counts, last_item_markov, popularity
@@ -116,6 +117,10 @@ class RecommendationTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model, not the last."})
     metric_for_best_model: str = field(default="ndcg@10", metadata={"help": "What 'best' and early stopping go by."})
     logging_steps: float = field(default=0.04, metadata={"help": "Steps between; below 1, a share of all steps."})
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "All is pushed at the end: what the Trainer pushes before holds its arguments, pickled."},
+    )
     report_to: str = field(default="none", metadata={"help": "Experiment trackers, such as 'tensorboard'."})
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pinned memory for GPU transfers."})
 
@@ -125,6 +130,11 @@ class RecommendationTrainingArguments(TrainingArguments):
         elif self.max_steps == 0:
             self.max_steps = -1
         super().__post_init__()
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                f"hub_strategy must be 'end', got {self.hub_strategy.value!r}: before, the Trainer would push its "
+                "arguments, pickled, with the hub_token"
+            )
 
 
 class RecommendationTrainer(Trainer):
@@ -196,9 +206,8 @@ def train_recommender(
     recipe = suitable_recipe(model.config.is_decoder, tokenizer.model_max_length)
     lengths = tokenized["train"]["length"][:]
     step = suitable_batch_size(lengths, tokenizer.model_max_length)
-    args.per_device_train_batch_size = args.per_device_train_batch_size or max(
-        step // args.gradient_accumulation_steps, 1
-    )
+    parts = args.gradient_accumulation_steps * args.world_size
+    args.per_device_train_batch_size = args.per_device_train_batch_size or max(step // parts, 1)
     args.max_steps = args.max_steps or max(sum(lengths) // recipe.interactions_per_step, MIN_STEPS)
     trainer, metrics = ranking_trainer(model, tokenized, collate, args, patience)
     fitted = trainer.train(resume_from_checkpoint=checkpoint)
@@ -290,7 +299,7 @@ def ranking_trainer(
     for name in ("learning_rate", "weight_decay"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(recipe, name))
-    rowwise = updates_rows(model.config)
+    rowwise = updates_rows(model.config) and args.world_size == 1 and not args.fp16
     model.get_input_embeddings().sparse = rowwise
     callbacks = [Stopwatch()]
     if patience and args.load_best_model_at_end:
@@ -507,7 +516,8 @@ def plot_training_curve(log_history: list[dict[str, float]], metric: str, path: 
 def machine(args: TrainingArguments) -> str:
     if args.device.type != "cpu":
         return f"{args.world_size} x {torch.accelerator.current_accelerator()}"
-    return f"{torch.get_num_threads()} CPU thread(s) ({platform.machine()})"
+    processes = f"{args.world_size} x " if args.world_size > 1 else ""
+    return f"{processes}{torch.get_num_threads()} CPU thread(s) ({platform.machine()})"
 
 
 __all__ = ["RecommendationTrainer", "RecommendationTrainingArguments", "evaluate_recommender", "train_recommender"]

@@ -7,7 +7,6 @@ are kept in `--cards_dir`, and the page of results there is made anew. Other arg
 
 import argparse
 import json
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
-from train import without_folders
+from train import told
 
 from hf_rec.hub import CARD_METRICS as METRICS
 
@@ -94,9 +93,8 @@ def train(folder: Path, *arguments: object, **kwargs) -> Path:
 
 def check_arguments(folder: Path, given: list[str]) -> None:
     """Raise if a finished run had other arguments."""
-    told = shlex.join(map(without_folders, given))
-    if f" {told}\n" not in (folder / "README.md").read_text(encoding="utf-8"):
-        raise ValueError(f"{folder} holds a run with other arguments than {told}; give another --output_dir")
+    if f" {told(given)}\n" not in (folder / "README.md").read_text(encoding="utf-8"):
+        raise ValueError(f"{folder} holds a run with other arguments than {told(given)}; give another --output_dir")
 
 
 def read_run(folder: Path) -> dict:
@@ -203,7 +201,7 @@ def main() -> None:
         "objective": options.objective + ", timed" * options.use_time_gaps,
         "name": name,
         "seeds": options.seeds,
-        "command": " ".join([*command, *map(str, options.seeds), *more]),
+        "command": " ".join([*command, *map(str, options.seeds), *[told(more)] * bool(more)]),
         "runs": [read_run(folder) for folder in folders],
     }
     (options.cards_dir / "results").mkdir(parents=True, exist_ok=True)

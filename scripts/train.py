@@ -1,6 +1,7 @@
 #!/usr/bin/env python
 """Train a recommender on an interaction log and evaluate it: `--train_file` and `--output_dir` suffice."""
 
+import re
 import shlex
 import sys
 from dataclasses import dataclass, field
@@ -113,7 +114,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def command_line(script: str, arguments: list[str]) -> str:
     """How to run a script again, for a card or a page."""
-    return shlex.join(["python", f"scripts/{script}", *map(without_folders, arguments)])
+    return f"python scripts/{script} {told(arguments)}"
+
+
+def told(arguments: list[str]) -> str:
+    """Arguments without the folders of this machine and without a token of the Hub."""
+    return re.sub(r"(--hub[_-]t\w*)[= ]\S+", r"\1 TOKEN", shlex.join(map(without_folders, arguments)))
 
 
 def without_folders(argument: str) -> str:

@@ -19,6 +19,15 @@ def test_markov_scores_items_by_what_followed_the_last_one_and_then_by_popularit
     assert scores.round().tolist() == [[0, 0, 0, 2, 3, 2 + 18, 1 + 9, 0], [0, 0, 0, 2, 3, 2, 1, 0]]
 
 
+def test_users_without_a_history_are_answered_by_popularity_in_any_batch(tokenizer):
+    test = Dataset.from_dict({"input_ids": [[3, 4], [], []], "labels": [5, 3, 4]})
+    metrics = RankingMetrics(item_counts(TRAIN, len(tokenizer)), ks=(1,))
+    collate, score = RecommendationCollator(tokenizer), last_item_markov(TRAIN, len(tokenizer))
+    together, apart = (evaluate_scorer(score, test, collate, metrics, batch_size=size) for size in (3, 1))
+    assert together == apart
+    assert together["mrr"] == pytest.approx((1 + 1 / 3 + 1) / 3)  # {3, 5} tie after 4
+
+
 def test_a_scorer_is_ranked_as_a_model_is(tokenizer):
     test = Dataset.from_dict({"input_ids": [[3], [4, 3]], "labels": [4, 6]})
     metrics = RankingMetrics(item_counts(TRAIN, len(tokenizer)), ks=(1, 2))

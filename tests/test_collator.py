@@ -97,9 +97,9 @@ def test_unknown_items_are_read_but_never_asked_for():
 @pytest.mark.parametrize(("exclude_seen", "banned"), [(True, [[*range(3, 13)], [4] + [PAD] * 9]), (False, [[], []])])
 def test_an_evaluation_batch_asks_for_the_item_after_the_history(exclude_seen, banned):
     collator = RecommendationCollator(TOKENIZER, exclude_seen=exclude_seen)
-    batch = collator([{"input_ids": [*range(3, 13)], "labels": 20}, {"input_ids": [4], "labels": 21}])
-    assert batch["input_ids"].tolist() == [[6, 7, 8, 9, 10, 11, 12, MASK], [PAD] * 6 + [4, MASK]]
-    assert batch["attention_mask"].tolist() == [[1] * 8, [0] * 6 + [1, 1]]
+    batch = collator([{"input_ids": [*range(3, 13)], "labels": 20}, {"input_ids": [4, 4], "labels": 21}])
+    assert batch["input_ids"].tolist() == [[6, 7, 8, 9, 10, 11, 12, MASK], [PAD] * 5 + [4, 4, MASK]]
+    assert batch["attention_mask"].tolist() == [[1] * 8, [0] * 5 + [1, 1, 1]]
     assert batch["labels"].tolist() == [[-100] * 7 + [20], [-100] * 7 + [21]]
     assert batch["banned_ids"].tolist() == banned
 

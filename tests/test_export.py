@@ -67,6 +67,17 @@ def test_lists_and_scores_are_those_of_the_model_for_any_batch_and_length(pipeli
         assert_same(fast(timed, top_k=15), slow(timed, top_k=15))
 
 
+def test_a_model_of_half_precision_is_exported_in_full(tmp_path, monkeypatch):
+    tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
+    config = Bert4RecConfig(vocab_size=23, hidden_size=16, max_position_embeddings=8, initializer_range=0.5)
+    save_recommender(tmp_path / "saved", recommender_class(config)(config).to(torch.bfloat16), tokenizer)
+    (tmp_path / "exported").mkdir()
+    monkeypatch.chdir(tmp_path / "exported")
+    export_recommender(tmp_path / "saved", ".")
+    slow = pipeline("recommendation", model=tmp_path / "saved", dtype=torch.float32)
+    assert_same([OnnxRecommendationPipeline.from_pretrained(".")(["item-3"])], [slow(["item-3"])])
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -394,7 +394,12 @@ def test_save_recommender_replaces_a_model_and_keeps_foreign_files(recommender, 
     (folder / "checkpoint-7" / "model.safetensors").write_bytes(b"mine, too")
 
     model, tokenizer = recommender
+    (folder / "README.md").write_text("my card")
     save_recommender(folder, model, tokenizer)
+    assert (folder / "README.md").read_text() == "my card"
+    save_recommender(folder, model, tokenizer, model_card("shop", "ml-1m", RESULTS, FACTS))
+    assert (folder / "README.md.bak").read_text() == "my card"
+    assert ModelCard.load(folder / "README.md").data.model_name == "shop"
     assert (folder / "notes.txt").read_text() == "mine"
     assert (folder / "checkpoint-7" / "model.safetensors").read_bytes() == b"mine, too"
     loaded = Bert4RecForMaskedLM.from_pretrained(folder).state_dict()

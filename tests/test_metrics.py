@@ -70,6 +70,14 @@ def test_lists_that_run_out_of_items_count_what_they_have():
     assert evaluated(metrics, scores, labels(7))["coverage@4"] == 2 / 5
 
 
+def test_a_target_that_is_in_no_list_is_no_hit_however_few_items_there_are():
+    metrics = RankingMetrics(np.array([0, 0, 0, 3, 1]), ks=(5, 10))
+    scores = torch.tensor([[9.0, 9.0, 9.0, 0.5, 0.1]]).repeat(2, 1)
+    ban_items_(scores, torch.tensor([[3], [0]]), (0, 1, 2))
+    scores[1, 3] = torch.nan
+    assert evaluated(metrics, scores, labels(3, 3))["hr@10"] == 0
+
+
 def test_one_item_and_longer_lists_than_the_catalogue():
     scores = torch.tensor([[-torch.inf, -torch.inf, -torch.inf, 0.5]])
     results = evaluated(RankingMetrics(np.array([0, 0, 0, 3]), ks=(10,)), scores, labels(3))

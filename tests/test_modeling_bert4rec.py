@@ -355,6 +355,17 @@ def test_generate_decodes_the_list_that_a_slow_loop_finds(decoder):
     assert torch.equal(generated[:, 3:], expected)
 
 
+@torch.no_grad()
+def test_generate_repeats_items_where_those_of_the_history_are_ranked():
+    decoder = small_model(23, is_decoder=True, exclude_seen=False)
+    inputs = expected = random_histories(torch.Generator().manual_seed(6), 3, 4)
+    for _ in range(4):
+        scores = ban_items_(decoder(expected).logits[:, -1], torch.full((3, 1), PAD), decoder.config.special_token_ids)
+        expected = torch.cat([expected, scores.argmax(-1, keepdim=True)], dim=1)
+    assert any(len(set(row)) < 8 for row in expected.tolist())
+    assert torch.equal(decoder.generate(inputs, max_new_tokens=4, do_sample=False), expected)
+
+
 @pytest.mark.parametrize("timed_recommender", [True], indirect=True)
 @torch.no_grad()
 def test_generate_reads_the_time_gaps_of_the_history_and_none_of_what_it_decodes(timed_recommender):

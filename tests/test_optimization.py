@@ -78,6 +78,17 @@ def test_gradients_of_several_backward_passes_add_up():
     assert torch.equal(table.weight, after)
 
 
+def test_of_two_optimisers_the_last_one_updates():
+    table = torch.nn.Embedding(12, 4, sparse=True)
+    before = table.weight.detach().clone()
+    first, second = (SparseRowAdamW(table.parameters(), lr=0.1) for _ in range(2))
+    table(torch.tensor([3])).sum().backward()
+    first.step()
+    assert torch.equal(table.weight, before)
+    second.step()
+    assert (table.weight != before).any(1).nonzero().flatten().tolist() == [3]
+
+
 @pytest.mark.parametrize("loss_type", ["sampled_softmax", "gbce"])
 def test_the_trainer_runs_it_clips_the_rest_and_resumes_to_the_same_weights(tokenizer, tmp_path, loss_type):
     rows = [{"input_ids": list(range(3, 3 + length))} for length in (2, 8, 3, 7, 5, 4, 6, 1)]

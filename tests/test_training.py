@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow.parquet
 import pytest
 import torch
+from fake_hub import TOKEN, fake_hub
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -278,6 +279,25 @@ def test_a_killed_run_goes_on_to_the_same_end(log_file, tmp_path):
     assert seconds == sorted(seconds) and seconds[-1] > log[-1]["train_runtime"] + seconds[0] / 2
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_pushing_tells_nobody_the_token_and_uploads_no_pickle(log_file, tmp_path):
+    options = ["--train_file", log_file, "--output_dir", tmp_path / "shop", "--max_steps", 4, "--disable_tqdm", "true"]
+    options += ["--push_to_hub", "--hub_model_id", "user/shop"]
+    with fake_hub() as hub:
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        early = script("train.py", *options, "--hub_strategy", "every_save", "--hub_token", TOKEN, env=environment)
+        assert "hub_strategy must be 'end', got 'every_save'" in early.stderr
+        pushed = script("train.py", *options, f"--hub_token={TOKEN}", env=environment)
+        assert pushed.returncode == 0, pushed.stderr
+        commits = hub.commits["user/shop"]
+    assert [message for _, message, files in commits if files] == ["Upload recommender"]
+    files = commits[-1][2]
+    assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= files.keys()
+    assert not any(TOKEN.encode() in content for content in files.values())
+    assert "--hub_token TOKEN\n" in files["README.md"].decode()
+    assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
 
 
 def test_evaluate_and_recommend_scripts_tell_what_training_told(log_file, tmp_path):
