@@ -47,7 +47,8 @@ def last_item_markov(train: Dataset, vocab_size: int) -> Scorer:
 
     def score(input_ids: torch.Tensor) -> torch.Tensor:
         scores = popular(input_ids) / (len(values) + 1)  # below 1: breaks the ties of the counts
-        for row, (last,) in enumerate(input_ids[:, -1:].tolist() if input_ids.shape[1] else ()):
+        last_items = input_ids[:, -1].tolist() if input_ids.shape[1] else []
+        for row, last in enumerate(last_items):
             followers = slice(starts[last], starts[last + 1])
             scores[row, pairs[followers] % vocab_size] += torch.from_numpy(counts[followers]).double()
         return scores

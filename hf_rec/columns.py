@@ -81,6 +81,8 @@ def list_lengths(lists: pa.Array) -> np.ndarray:
 
 def filter_lists(lists: pa.Array, kept: np.ndarray) -> pa.ListArray:
     """The lists with those of their values for which the mask over all values is true."""
+    if kept.all():
+        return lists
     lengths = list_lengths(lists)
     left = np.bincount(np.repeat(np.arange(len(lengths)), lengths), weights=kept, minlength=len(lengths))
     return make_lists(lists.flatten().filter(pa.array(kept)), left.astype(np.int64))
