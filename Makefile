@@ -6,33 +6,47 @@ PYTHON := $(VENV)/bin/python
 ifndef PIP_FIND_LINKS
 export PIP_EXTRA_INDEX_URL ?= https://download.pytorch.org/whl/cpu
 endif
+# One thread a process: the tests run in two processes.
+PYTEST := OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
-.PHONY: demo test test-slow lint conformance benchmark clean
+.PHONY: demo test test-slow lint conformance docs benchmark clean
 
 demo: $(VENV)/installed  ## train on a generated shop log, compare, save, load, recommend
-	HF_HUB_OFFLINE=1 $(PYTHON) scripts/demo.py
+	HF_HUB_OFFLINE=1 $(VENV)/bin/hf-rec demo
 
-test: $(VENV)/installed  ## the test suite
-	$(PYTHON) -m pytest -m "not slow"
+test: $(VENV)/installed-dev  ## the test suite, in two processes
+	$(PYTEST) -m "not slow" -n 2 --dist worksteal
 
-test-slow: $(VENV)/installed  ## the tests that take minutes
-	$(PYTHON) -m pytest -m slow
+test-slow: $(VENV)/installed-dev  ## the tests that take minutes: the wheel, two processes, real data
+	$(PYTEST) -m slow
 
-lint: $(VENV)/installed  ## style and formatting
+lint: $(VENV)/installed-dev  ## style and formatting
 	$(VENV)/bin/ruff check .
-	$(VENV)/bin/ruff format --check hf_rec scripts tests
+	$(VENV)/bin/ruff format --check hf_rec scripts tests docs
 
-conformance: $(VENV)/installed  ## the model tests of the installed Transformers
+conformance: $(VENV)/installed-dev  ## the model tests of the installed Transformers
 	$(PYTHON) scripts/conformance.py
 
-benchmark: $(VENV)/installed  ## the data path, measured on generated rows
+docs: $(VENV)/installed-docs  ## the documentation, in site/, and the quickstart notebook run from top to bottom
+	$(PYTHON) -m mkdocs build --strict
+	$(PYTHON) docs/run_notebook.py docs/quickstart.ipynb
+
+benchmark: $(VENV)/installed-dev  ## the data path, measured on generated rows
 	$(PYTHON) scripts/benchmark_data.py
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs demo site
 
 $(VENV)/installed: pyproject.toml
 	test -x $(PYTHON) || python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet $(TORCH)
+	$(PYTHON) -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
 	$(PYTHON) -m pip install --quiet -e ".[dev]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(PYTHON) -m pip install --quiet -e ".[docs,plots]"
 	touch $@

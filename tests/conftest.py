@@ -9,8 +9,8 @@ import torch
 from hypothesis import settings
 from transformers.utils import logging
 
-from hf_rec import Bert4RecConfig, Bert4RecForCausalLM, Bert4RecForMaskedLM, ItemTokenizer
-from hf_rec.modeling_bert4rec import recommender_class
+from hf_rec import Bert4RecConfig, Bert4RecForCausalLM, Bert4RecForMaskedLM, Feature, ItemTokenizer
+from hf_rec.model.modeling_bert4rec import recommender_class
 
 collect_ignore = ["conformance_bert4rec.py", "without_package.py"]  # run by a script and by a test
 logging.disable_progress_bar()
@@ -53,15 +53,16 @@ def recommender(request) -> Bert4RecForMaskedLM | Bert4RecForCausalLM:
 
 @pytest.fixture(params=[False, True], ids=["timed model", "timed decoder"])
 def timed_recommender(request, tokenizer) -> Bert4RecForMaskedLM | Bert4RecForCausalLM:
-    """Each of the two with time gaps."""
-    return small_model(len(tokenizer), is_decoder=request.param, use_time_gaps=True)
+    """Each of the two with the feature `time_gap`."""
+    features = [Feature("time_gap", "time_gap", at="request")]
+    return small_model(len(tokenizer), is_decoder=request.param, features=features)
 
 
 @pytest.fixture(params=[False, True], ids=["repeating model", "repeating decoder"])
 def repeating_recommender(request, tokenizer) -> Bert4RecForMaskedLM | Bert4RecForCausalLM:
     """Each of the two with a repeat bias, of which no number is another."""
     model = small_model(len(tokenizer), is_decoder=request.param, use_repeat_bias=True)
-    torch.nn.init.normal_(model.repeat_bias.bias)
+    torch.nn.init.normal_(model.scores.repeat_bias.bias)
     return model
 
 

@@ -4,14 +4,14 @@ Each returns the sum over the targets, computed in float32 (float64 for float64 
 """
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
-# Scores that the full softmax holds at a time, but no fewer than those of so many targets.
-CHUNK_SCORES = 2**20
-CHUNK_TARGETS = 64
+from .cpu import fast_products
+
+CHUNK_SCORES = 2**20  # scores that the full softmax holds at a time: 4 MB in float32, about the cache of a CPU core
+CHUNK_TARGETS = 64  # but at least the scores of this many targets, so that products stay large
 
 
 def softmax_loss(
@@ -32,8 +32,8 @@ def softmax_loss(
         item_table: (vocab_size, hidden_size).
         item_bias: (vocab_size,).
         target_ids: (targets,).
-        history_ids: (targets, n) items with a bias of their own for each target; their scores are raised by it.
-        history_bias: (targets, n), that bias; an item that is there more than once has the sum.
+        history_ids: (targets, n) items whose scores have an extra bias, for each target.
+        history_bias: (targets, n) that bias; an item that occurs several times gets the sum.
 
     Example:
         >>> states, item_table = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [0.0]])
@@ -47,61 +47,57 @@ def softmax_loss(
 
 def sampled_softmax_loss(
     states: torch.Tensor,
-    item_table: torch.Tensor,
+    item_vectors: torch.Tensor,
     item_bias: torch.Tensor,
     target_ids: torch.Tensor,
     negative_ids: torch.Tensor,
     log_expected_counts: float | torch.Tensor = 0.0,
-    sparse: bool = False,
 ) -> torch.Tensor:
     """Cross entropy over each target and negatives that all targets share, with the logQ correction.
 
-    A negative's score less the logarithm of how often it is expected in the sample makes the sum over the sample an
-    estimate of the sum over the catalogue
-    ([Bengio and Senécal, 2008](https://doi.org/10.1109/TNN.2007.912312)). A negative that is the target itself does
-    not count.
+    Each negative's score is lowered by the logarithm of its expected count in the sample, so that the sum over the
+    sample estimates the sum over the catalogue
+    ([Bengio and Senécal, 2008](https://doi.org/10.1109/TNN.2007.912312)). A negative that equals the target is left
+    out.
 
     Args:
         states: (targets, hidden_size).
-        item_table: (vocab_size, hidden_size).
-        item_bias: (vocab_size,).
+        item_vectors: (targets + negatives, hidden_size) rows of the item table, first those of the targets.
+        item_bias: (targets + negatives,).
         target_ids: (targets,).
         negative_ids: (negatives,).
         log_expected_counts: (negatives,), or one number for all.
-        sparse: Whether the gradient of the item table is sparse.
     """
-    positive, negative = sampled_scores(states, item_table, item_bias, target_ids, negative_ids, sparse)
+    positive, negative = sampled_scores(states, item_vectors, item_bias, target_ids, negative_ids)
     scores = torch.cat([positive.unsqueeze(1), negative - log_expected_counts], dim=1)
     return (scores.logsumexp(1) - positive).sum()
 
 
 def gbce_loss(
     states: torch.Tensor,
-    item_table: torch.Tensor,
+    item_vectors: torch.Tensor,
     item_bias: torch.Tensor,
     target_ids: torch.Tensor,
     negative_ids: torch.Tensor,
     num_items: int,
     calibration: float = 0.75,
-    sparse: bool = False,
 ) -> torch.Tensor:
     """Generalised binary cross entropy: -beta log sigmoid(positive) - sum log(1 - sigmoid(negative)).
 
     [Petrov and Macdonald, 2023](https://arxiv.org/abs/2308.07192): beta = alpha (t (1 - 1 / alpha) + 1 / alpha), where
-    alpha is the share of the other items that is sampled and t the calibration. A negative that is the target itself
-    does not count.
+    alpha is the share of the other items that is sampled and t the calibration. A negative that equals the target is
+    left out.
 
     Args:
         states: (targets, hidden_size).
-        item_table: (vocab_size, hidden_size).
-        item_bias: (vocab_size,).
+        item_vectors: (targets + negatives, hidden_size) rows of the item table, first those of the targets.
+        item_bias: (targets + negatives,).
         target_ids: (targets,).
         negative_ids: (negatives,), shared by all targets.
         num_items: Items of the catalogue.
-        calibration: t, in [0, 1]; 0 is the plain binary cross entropy, 1 takes away the overconfidence of sampling.
-        sparse: Whether the gradient of the item table is sparse.
+        calibration: t, in [0, 1]; 0 is the plain binary cross entropy, 1 removes the overconfidence of sampling.
     """
-    positive, negative = sampled_scores(states, item_table, item_bias, target_ids, negative_ids, sparse)
+    positive, negative = sampled_scores(states, item_vectors, item_bias, target_ids, negative_ids)
     beta = gbce_weight(len(negative_ids), num_items, calibration)
     return beta * nn.functional.softplus(-positive).sum() + nn.functional.softplus(negative).sum()
 
@@ -120,28 +116,15 @@ def sample_items(count: int, vocab_size: int, special_token_ids: tuple[int, ...]
     return ids
 
 
-def sampled_scores(states, item_table, item_bias, target_ids, negative_ids, sparse):
+def sampled_scores(states, item_vectors, item_bias, target_ids, negative_ids):
     """(targets,) scores of the targets, (targets, negatives) scores of the negatives, -inf for the target itself."""
-    dtype = torch.promote_types(item_table.dtype, torch.float32)
+    dtype = torch.promote_types(item_vectors.dtype, torch.float32)
+    count = len(target_ids)
     with torch.autocast(states.device.type, enabled=False):
-        states = states.to(dtype)
-        rows = nn.functional.embedding(torch.cat([target_ids, negative_ids]), item_table, sparse=sparse).to(dtype)
-        positive = (states * rows[: len(target_ids)]).sum(1) + item_bias[target_ids]
-        negative = nn.functional.linear(states, rows[len(target_ids) :], item_bias[negative_ids].to(dtype))
+        states, item_vectors = states.to(dtype), item_vectors.to(dtype)
+        positive = (states * item_vectors[:count]).sum(1) + item_bias[:count]
+        negative = nn.functional.linear(states, item_vectors[count:], item_bias[count:].to(dtype))
     return positive, negative.masked_fill(negative_ids == target_ids.unsqueeze(1), -math.inf)
-
-
-def onednn_products() -> AbstractContextManager:
-    """Float32 products by oneDNN, which on an AMD CPU takes less than half of the time of MKL, Torch's own choice.
-
-    Torch asks oneDNN where it may multiply in bfloat16 and the CPU knows that type. oneDNN then does so only where the
-    CPU has AMX, too; such a CPU keeps MKL, so that it is float32 everywhere.
-    """
-    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    if not cpu.get("avx512_bf16") or cpu.get("amx_bf16"):
-        return nullcontext()
-    onednn = torch.backends.mkldnn
-    return onednn.flags(onednn.enabled, onednn.deterministic, onednn.allow_tf32, fp32_precision="bf16")
 
 
 class ChunkedSoftmaxLoss(torch.autograd.Function):
@@ -157,7 +140,7 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
             gradients = [torch.zeros_like(tensor, dtype=dtype) for tensor in inputs]
         loss = table.new_zeros(())
         rows = max(CHUNK_SCORES // len(table), CHUNK_TARGETS)
-        with torch.autocast(states.device.type, enabled=False), onednn_products():
+        with torch.autocast(states.device.type, enabled=False), fast_products():
             for start in range(0, len(states), rows):
                 part = slice(start, start + rows)
                 chunk, targets, history = states[part].to(dtype), target_ids[part].unsqueeze(1), history_ids[part]

@@ -5,31 +5,33 @@ import tempfile
 from pathlib import Path
 
 import torch
-from transformers.exporters import (
-    ExportedModel,
-    OnnxConfig,
-    OnnxExporter,
-    OnnxRuntimeDynamicConfig,
-    OnnxRuntimeQuantizer,
-)
 
-from .configuration_bert4rec import Bert4RecConfig
-from .modeling_bert4rec import Bert4RecForMaskedLM, Bert4RecPreTrainedModel, recommender_class
-from .pipeline_bert4rec import RecommendationPipeline, next_scores
-from .ranking_bert4rec import top_items
-from .tokenization_items import ItemTokenizer
+from ..compat import ExportedModel, OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+from ..data.tokenization_items import ItemTokenizer
+from ..model.configuration_bert4rec import Bert4RecConfig
+from ..model.inputs import build_request
+from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class
+from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
+from ..model.ranking import top_items
 
 
 class RankingGraph(Bert4RecPreTrainedModel):
-    """What is exported: from the inputs of the pipeline's model to the best items."""
+    """The exported graph: from the inputs of [`build_request`] to the best items."""
 
-    def __init__(self, model: Bert4RecForMaskedLM, top_k: int):
+    def __init__(self, model: Bert4RecPreTrainedModel, top_k: int):
         super().__init__(model.config)
         self.recommender = model
         self.top_k = top_k
 
-    def forward(self, input_ids, attention_mask, banned_ids, time_gaps=None):
-        scores = next_scores(self.recommender, input_ids, attention_mask, banned_ids, time_gaps)
+    def forward(self, input_ids, banned_ids, logits_to_keep, attention_mask=None, event_features=None):
+        scores = next_scores(
+            self.recommender,
+            input_ids=input_ids,
+            banned_ids=banned_ids,
+            logits_to_keep=logits_to_keep,
+            attention_mask=attention_mask,
+            event_features=event_features,
+        )
         ids, best = top_items(scores, self.top_k)
         return {"ids": ids, "best": best, "scores": scores}
 
@@ -95,16 +97,8 @@ def export_recommender(
     config = Bert4RecConfig.from_pretrained(model_name_or_path)
     model = recommender_class(config).from_pretrained(model_name_or_path, dtype=torch.float32)
     graph = RankingGraph(model, min(top_k, model.config.vocab_size)).eval()
-    ids = torch.full((3, 2), model.config.mask_token_id)
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "banned_ids": ids.repeat(1, 2)}
-    batch, length = torch.export.Dim("batch"), torch.export.Dim("length", max=model.config.max_position_embeddings)
-    axes = {
-        "input_ids": {0: batch, 1: length},
-        "attention_mask": {0: batch, 1: length},
-        "banned_ids": {0: batch, 1: torch.export.Dim("banned")},
-    }
-    if config.use_time_gaps:
-        inputs["time_gaps"], axes["time_gaps"] = torch.ones_like(ids), axes["input_ids"]
+    inputs = example_inputs(config)
+    axes = dynamic_axes(config, inputs)
     quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig()) if quantize else None
     exported = OnnxExporter().export(graph, inputs, config=OnnxConfig(dynamic_shapes=axes, quantizer=quantizer))
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -113,6 +107,21 @@ def export_recommender(
         ItemTokenizer.from_pretrained(model_name_or_path).save_pretrained(staging)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "export.json"):
             os.replace(file, output_dir / file.name)
+
+
+def example_inputs(config: Bert4RecConfig) -> dict[str, torch.Tensor]:
+    """A batch of three requests with two items each; the exporter takes a size of 1 for a constant."""
+    item = next(index for index in range(config.vocab_size) if index not in config.special_token_ids)
+    codes = torch.zeros(3, len(config.columns), dtype=torch.long).tolist()
+    return build_request(config, [[item, item]] * 3, [codes] * 3, blocked=[item, config.pad_token_id])
+
+
+def dynamic_axes(config: Bert4RecConfig, inputs: dict[str, torch.Tensor]) -> dict[str, dict]:
+    """The axes of each input that have any size."""
+    batch = torch.export.Dim("batch")
+    length = torch.export.Dim("length", max=config.max_position_embeddings)
+    second = {"banned_ids": torch.export.Dim("banned"), "logits_to_keep": None}
+    return {name: {0: batch} | ({1: axis} if (axis := second.get(name, length)) else {}) for name in inputs}
 
 
 __all__ = ["OnnxRecommendationPipeline", "export_recommender"]

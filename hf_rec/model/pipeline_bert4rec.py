@@ -1,32 +1,37 @@
 """`pipeline("recommendation")`: raw item ids in, a ranked list of item ids out."""
 
-from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
-from itertools import chain, islice
+from itertools import islice
 from math import floor, isfinite
 from numbers import Real
 from operator import itemgetter
+from typing import Any
 
+import numpy as np
 import torch
 from transformers import Pipeline
 
-from .ranking_bert4rec import top_items
+from .features import MISSING_TIME, TIMES, Feature, encode
+from .inputs import build_request
+from .ranking import top_items
 
-UNKNOWN_GAP = -1
+ITEMS, REQUEST, TIME = "item_ids", "request", "time"
 
 
 class RecommendationPipeline(Pipeline):
     """Recommends the items that may follow a history.
 
     A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`,
-    best first; a list of histories gives a list of such lists, a generator an iterator over them. Ids that the model
-    does not know are skipped; a history in a list of them, or in a dictionary, may be empty. Scores are logits: they
-    order the items for one history.
+    best first. A list of histories gives a list of such lists, a generator an iterator over them. Ids that the model
+    does not know are skipped. In a list or a dictionary, a history may be empty. Scores are logits: they order the
+    items for one history and are no probabilities.
 
-    For a model with `config.use_time_gaps` a history may be `{"item_ids": [...], "timestamps": [...], "time": ...}`,
-    with the times of its items and of the request. They are as in the training data: dates and datetimes (naive ones
-    are UTC) or seconds since 1970 if it had such, else numbers in its unit. The model does without what is not given.
+    For a model with features a history may be a dictionary: `{"item_ids": [...], "timestamps": [...], "rating": [...],
+    "request": {"time": ..., "country": ...}}`, with a value for each item in each list, None where it is unknown.
+    `request` holds what is known when the recommendation is asked for. Times are dates and datetimes (naive ones are
+    UTC) or seconds since 1970, or numbers in another unit if the training data had them. Whatever is left out counts
+    as unknown.
 
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
@@ -37,8 +42,8 @@ class RecommendationPipeline(Pipeline):
 
     Raises:
         TypeError: for item ids that are not strings, or a history that is not a list.
-        ValueError: for an empty list, a `top_k` below 1, candidates of which none is known, or timestamps that are
-            not in order, not as many as items, or not read by the model.
+        ValueError: for an empty list, a `top_k` below 1, candidates of which none is known, columns that the model
+            does not read or that have another length than the items, and timestamps that are not in order.
     """
 
     _load_tokenizer = True
@@ -56,6 +61,7 @@ class RecommendationPipeline(Pipeline):
         self.item_of_id = {index: item for item, index in vocabulary.items()}
         special = set(self.model.config.special_token_ids)
         self.id_of_item = {item: index for item, index in vocabulary.items() if index not in special}
+        self.readers = self.model.config.columns.features
 
     def _sanitize_parameters(self, top_k=None, exclude_seen=None, candidates=None, blocked=None):
         preprocess, forward = {}, {}
@@ -88,8 +94,8 @@ class RecommendationPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def by_length(self, histories, **kwargs):
-        """The lists of histories, of which those of similar length are computed together."""
-        items = (history.get("item_ids") if isinstance(history, dict) else history for history in histories)
+        """The lists of all histories, computed in batches of similar length."""
+        items = (history.get(ITEMS) if isinstance(history, dict) else history for history in histories)
         lengths = [len(history) if hasattr(history, "__len__") else 0 for history in items]
         order = sorted(range(len(histories)), key=lengths.__getitem__)
         lists = super().__call__([histories[index] for index in order], **kwargs)
@@ -107,40 +113,40 @@ class RecommendationPipeline(Pipeline):
         return torch.inference_mode
 
     def preprocess(self, histories, exclude_seen=None, blocked=()):
-        config, blocked = self.model.config, self.known_ids(blocked)
+        config = self.model.config
+        ids, event_features = zip(*map(self.read, histories), strict=True)
         exclude_seen = config.exclude_seen if exclude_seen is None else exclude_seen
-        known, gaps = zip(*map(self.read, histories), strict=True)
-        room, pad = config.max_position_embeddings - 1, config.pad_token_id
+        return build_request(config, ids, event_features, exclude_seen, self.known_ids(blocked))
 
-        def rows(column, mask):
-            recent = (row[max(len(row) - room, 0) :] for row in column)
-            return [(row or [mask]) if config.is_decoder else [*row, mask] for row in recent]
-
-        input_ids, attention_mask = pad_rows(rows(known, config.mask_token_id), pad)
-        banned_ids, _ = pad_rows([[*{*ids, *blocked}] if exclude_seen else blocked for ids in known], pad)
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "banned_ids": banned_ids}
-        if config.use_time_gaps:
-            inputs["time_gaps"], _ = pad_rows(rows(gaps, UNKNOWN_GAP), UNKNOWN_GAP)
-        return inputs
-
-    def read(self, history):
-        """Ids of the known items of a history, and the time from each to the next."""
+    def read(self, history) -> tuple[list[int], np.ndarray | None]:
+        """Ids of the known items of a history, and the codes of its features, the last row those of the request."""
         if not isinstance(history, dict):
-            ids = self.known_ids(check_items(history, "a history"))
-            return ids, [UNKNOWN_GAP] * len(ids)
-        if not history.keys() <= {"item_ids", "timestamps", "time"}:
-            raise ValueError(f"a history has 'item_ids', 'timestamps' and 'time', got {list(history)}")
-        if len(history) > 1 and not self.model.config.use_time_gaps:
-            raise ValueError("the model reads no times (config.use_time_gaps is False); give the item ids alone")
-        items = check_items(history.get("item_ids"), "a history")
-        times = [*map(whole_time, history.get("timestamps", [None] * len(items)))]
-        if len(times) != len(items):
-            raise ValueError(f"a history has a timestamp for each item, got {len(times)} for {len(items)} items")
-        known = [
-            (self.id_of_item[item], time) for item, time in zip(items, times, strict=True) if item in self.id_of_item
-        ]
-        ends = [*(time for _, time in known[1:]), whole_time(history.get("time"))]
-        return [index for index, _ in known], [gap(time, end) for (_, time), end in zip(known, ends, strict=False)]
+            return self.known_ids(check_items(history, "a history")), None
+        items, columns, request = self.check_columns(history)
+        known = [index for index, item in enumerate(items) if item in self.id_of_item]
+        ids = [self.id_of_item[items[index]] for index in known]
+        if not self.readers:
+            return ids, None
+        codes = [encode(feature, column_values(feature, columns, request, known)) for feature in self.readers]
+        return ids, np.stack(codes, axis=1)
+
+    def check_columns(self, history: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
+        """The items of a history, its other columns and its request, if the model reads them all."""
+        items = check_items(history.get(ITEMS), "a history")
+        request = history.get(REQUEST) or {}
+        columns = {name: list(values) for name, values in history.items() if name not in (ITEMS, REQUEST)}
+        read = {feature.column for feature in self.readers}
+        asked = {feature.column for feature in self.readers if feature.at != "event"}
+        for given, allowed, place in (
+            (columns, read, "a history"),
+            (request, {TIME if name == TIMES else name for name in asked}, "a request"),
+        ):
+            if unread := sorted(given.keys() - allowed):
+                raise ValueError(f"the model does not read {unread} in {place}; it reads {sorted(allowed)} there")
+        for name, values in columns.items():
+            if len(values) != len(items):
+                raise ValueError(f"{name!r} needs a value for each item, got {len(values)} for {len(items)} items")
+        return items, columns, request
 
     def _forward(self, inputs, top_k=10, candidates=None):
         return self.rank(next_scores(self.model, **inputs), top_k, candidates)
@@ -169,19 +175,21 @@ class RecommendationPipeline(Pipeline):
         return ids if None not in ids else [index for index in ids if index is not None]
 
 
-def next_scores(model, input_ids, attention_mask, banned_ids, time_gaps=None) -> torch.Tensor:
-    """(batch, vocab_size) scores of the items after histories that are padded on the right."""
-    return model(
-        input_ids=input_ids,
-        attention_mask=None if model.config.is_decoder else attention_mask,  # a decoder reads no padding after an item
-        banned_ids=banned_ids,
-        time_gaps=time_gaps,
-        logits_to_keep=attention_mask.sum(-1, keepdim=True) - 1,
-        use_cache=False,
-    ).logits[:, 0]
+def next_scores(model, **inputs) -> torch.Tensor:
+    """(batch, vocab_size) scores of the items after histories, for inputs of [`build_request`]."""
+    return model(**inputs, use_cache=False).logits[:, 0]
 
 
-def whole_time(time) -> int | None:
+def column_values(feature: Feature, columns: Mapping[str, list], request: Mapping[str, Any], known: Sequence[int]):
+    """The values of a feature at the known items and, last, at the request."""
+    column = columns.get(feature.column)
+    values = [None] * len(known) if column is None else [column[index] for index in known]
+    if feature.column != TIMES:
+        return [*values, request.get(feature.column)]
+    return np.array([whole_time(time) for time in [*values, request.get(TIME)]], dtype=np.int64)
+
+
+def whole_time(time) -> int:
     """Seconds since 1970 of dates and datetimes, naive ones in UTC; numbers and these without their fraction.
 
     Example:
@@ -189,7 +197,7 @@ def whole_time(time) -> int | None:
         (86401, 86400, 2)
     """
     if time is None:
-        return None
+        return MISSING_TIME
     seconds = time
     if isinstance(time, date):
         moment = time if isinstance(time, datetime) else datetime(time.year, time.month, time.day)
@@ -197,33 +205,6 @@ def whole_time(time) -> int | None:
     if not isinstance(seconds, Real) or not isfinite(seconds):
         raise TypeError(f"times are numbers, dates or datetimes, got {time!r} ({type(time).__name__})")
     return floor(seconds)
-
-
-def gap(start: int | None, end: int | None) -> int:
-    """Time from one event to the next."""
-    if start is None or end is None:
-        return UNKNOWN_GAP
-    if end < start:
-        raise ValueError(f"timestamps are in order, the oldest first, and the request after them; got {start}, {end}")
-    return end - start
-
-
-def pad_rows(
-    rows: Sequence[Sequence[int]], pad_token_id: int, side: str = "right"
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows, longest row) ids, padded on a side, and their attention mask.
-
-    Example:
-        >>> pad_rows([[3, 4, 5], [6]], pad_token_id=0, side="left")
-        (tensor([[3, 4, 5],
-                [0, 0, 6]]), tensor([[1, 1, 1],
-                [0, 0, 1]]))
-    """
-    lengths = torch.tensor([len(row) for row in rows]).unsqueeze(1)
-    width = int(lengths.max())
-    real = torch.arange(width) >= width - lengths if side == "left" else torch.arange(width) < lengths
-    ids = torch.frombuffer(array("q", [*chain.from_iterable(rows), pad_token_id]), dtype=torch.long)  # never empty
-    return torch.full(real.shape, pad_token_id).masked_scatter_(real, ids), real.long()
 
 
 def check_items(items, name: str):
@@ -237,4 +218,4 @@ def check_items(items, name: str):
     return items
 
 
-__all__ = ["RecommendationPipeline", "next_scores", "pad_rows"]
+__all__ = ["RecommendationPipeline", "next_scores"]

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import EvalPrediction
 
-from .ranking_bert4rec import target_rank, top_items
+from ..data.columns import as_array
+from ..model.ranking import target_rank, top_items
 
 
 class RankingMetrics:
@@ -78,6 +80,11 @@ class RankingMetrics:
         }
 
 
+def item_counts(train: Dataset, vocab_size: int) -> np.ndarray:
+    """(vocab_size,) occurrences of each id in `input_ids`."""
+    return np.bincount(as_array(train["input_ids"]).flatten().to_numpy(), minlength=vocab_size)
+
+
 def hit_rate(ranks: np.ndarray, k: int) -> float:
     """Share of the targets among the first k: HR@k, which with one target is recall@k."""
     return float(np.mean(ranks <= k))
@@ -88,4 +95,4 @@ def ndcg(ranks: np.ndarray, k: int) -> float:
     return float(np.mean(np.where(ranks <= k, 1 / np.log2(1 + ranks), 0.0)))
 
 
-__all__ = ["RankingMetrics"]
+__all__ = ["RankingMetrics", "item_counts"]

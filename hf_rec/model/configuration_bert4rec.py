@@ -1,17 +1,24 @@
-"""Configuration of the BERT4Rec encoder."""
+"""Configuration of the BERT4Rec encoder and of its causal sibling."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 
+from .features import Columns, Feature
+
 LOSS_TYPES = ("softmax", "sampled_softmax", "gbce")
+FORMAT_VERSION = 1  # of saved folders; raised when a folder of before can no longer be read
+# `pipeline` refuses a folder that names a pipeline of its own unless `trust_remote_code` is given. The installed
+# package registers the pipeline, so its configurations leave that name out.
+INSTALLED = not __name__.startswith("transformers_modules.")
 
 
 @strict
 class Bert4RecConfig(PreTrainedConfig):
-    """Sizes, probabilities and token ids of a BERT4Rec encoder ([Sun et al., 2019](https://arxiv.org/abs/1904.06690)).
+    """Sizes, probabilities, features and token ids of a BERT4Rec model.
 
     Args:
         vocab_size: Items of the catalogue plus the special tokens.
@@ -22,39 +29,35 @@ class Bert4RecConfig(PreTrainedConfig):
         hidden_act: Activation of the feed-forward layers.
         hidden_dropout_prob: Dropout of the embeddings and of the residual branches.
         attention_probs_dropout_prob: Dropout of the attention weights. Flash attention on CPU needs 0.
-        max_position_embeddings: Longest input, counted in positions; the mask that asks for the next item is one.
-        use_time_gaps: Whether the encoder reads the time from each item to the next, or to the request.
-        use_repeat_bias: Whether the items of the history have a bias in the scores, learned for each number of steps
-            back from the last one, for people who come back to an item, or never do. Needs the loss "softmax".
-        exclude_seen: Whether rankings leave out the items of the history: the pipeline's, where a call does not say,
-            and those of the scripts; a [`RecommendationCollator`] of your own is told by its option of this name.
+        max_position_embeddings: Longest input in positions, including the one that is kept for the next item.
+        features: What the model reads beside the item ids: a list of [`Feature`], or of their fields as dictionaries.
+        use_repeat_bias: Whether the scores of items in the history get a learned bias for each number of steps back.
+            Needs the loss "softmax".
+        exclude_seen: Whether rankings leave out the items of the history, unless a call says otherwise.
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).
         layer_norm_eps: Epsilon of the layer norms.
         pad_token_id: Token that fills a batch; never attended, never recommended.
         unk_token_id: Token of an item that is not in the catalogue; never recommended.
-        mask_token_id: Token that asks for an item; never recommended.
-        is_decoder: A position reads only itself and the items before it, as [`Bert4RecForCausalLM`] needs.
-        use_cache: Whether a decoder in evaluation keeps keys and values for the items to come.
-        tie_word_embeddings: Score items with the embeddings that read them.
+        mask_token_id: Token at the place of an item to predict; never recommended.
+        is_decoder: Whether a position reads only itself and earlier ones: the causal model, [`Bert4RecForCausalLM`].
+        use_cache: Whether a causal model in evaluation mode returns its keys and values.
+        tie_word_embeddings: Whether one item table reads histories and scores items.
         loss_type: What training minimises: "softmax", the cross entropy over the whole catalogue; "sampled_softmax",
-            that over sampled negatives, for large catalogues; or "gbce", the generalised binary cross entropy
-            ([Petrov and Macdonald, 2023](https://arxiv.org/abs/2308.07192)). See `loss_bert4rec.py`.
-        num_negatives: Items that a sampled loss draws in each step, for all targets together.
+            over sampled negatives, for large catalogues; or "gbce", the generalised binary cross entropy
+            ([Petrov and Macdonald, 2023](https://arxiv.org/abs/2308.07192)). See `losses.py`.
+        num_negatives: Items that a sampled loss draws in each step, shared by all targets.
         gbce_calibration: The t of "gbce", in [0, 1].
+        format_version: Version of the folder's layout.
 
     Example:
-        >>> config = Bert4RecConfig(vocab_size=1003, hidden_size=32)
-        >>> config.special_token_ids
-        (0, 1, 2)
+        >>> config = Bert4RecConfig(vocab_size=1003, features=[Feature("time_gap", kind="time_gap", at="request")])
+        >>> config.special_token_ids, len(config.columns)
+        ((0, 1, 2), 1)
     """
 
     model_type = "bert4rec"
-
-    # `pipeline` refuses the pipelines that a folder brings unless `trust_remote_code` is given. Set where the package,
-    # which registers its own, is installed.
-    ignore_custom_pipelines: ClassVar[bool] = False
 
     vocab_size: int = 3419
     hidden_size: int = 64
@@ -65,7 +68,7 @@ class Bert4RecConfig(PreTrainedConfig):
     hidden_dropout_prob: float | int = 0.2
     attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 200
-    use_time_gaps: bool = False
+    features: list | None = None
     use_repeat_bias: bool = False
     exclude_seen: bool = True
     rope_theta: float | int = 10_000.0
@@ -80,16 +83,34 @@ class Bert4RecConfig(PreTrainedConfig):
     loss_type: str = "softmax"
     num_negatives: int = 1024
     gbce_calibration: float | int = 0.75
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
-        if self.ignore_custom_pipelines:
+        if INSTALLED:
             kwargs.pop("custom_pipelines", None)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
+        self.features = [Feature(**f) if isinstance(f, Mapping) else f for f in self.features or []]
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As Transformers does it; a folder of another version of the layout is an error."""
+        found = config_dict.get("format_version", 0)
+        if config_dict.get("model_type") == cls.model_type and found != FORMAT_VERSION:
+            age = "an older" if found < FORMAT_VERSION else "a newer"
+            raise ValueError(
+                f"the model was saved by {age} version of hf_rec (format {found}; this version reads "
+                f"{FORMAT_VERSION}): train it again, or install the version that saved it"
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As Transformers does it, with the features as dictionaries."""
+        return super().to_dict() | {"features": [feature.to_dict() for feature in self.features]}
+
     def save_pretrained(self, *args, **kwargs):
-        """Save with the name of the pipeline, which the installed package keeps out of its configs."""
+        """Save with the name of the pipeline, for readers without this package."""
         self.custom_pipelines = {
             "recommendation": {
                 "impl": "pipeline_bert4rec.RecommendationPipeline",
@@ -98,8 +119,13 @@ class Bert4RecConfig(PreTrainedConfig):
             }
         }
         super().save_pretrained(*args, **kwargs)
-        if self.ignore_custom_pipelines:
+        if INSTALLED:
             del self.custom_pipelines
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of `event_features`."""
+        return Columns(self.features)
 
     @property
     def special_token_ids(self) -> tuple[int, int, int]:
@@ -133,6 +159,14 @@ class Bert4RecConfig(PreTrainedConfig):
     def validate_activation(self):
         if self.hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}")
+
+    def validate_features(self):
+        for feature in self.features:
+            if not isinstance(feature, Feature):
+                raise ValueError(f"features are a list of Feature, got {feature!r} ({type(feature).__name__})")
+        names = [feature.name for feature in self.features]
+        if len(set(names)) < len(names):
+            raise ValueError(f"features need names of their own, got {names}")
 
     def validate_heads(self):
         if self.hidden_size % self.num_attention_heads:

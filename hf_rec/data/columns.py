@@ -1,10 +1,15 @@
-"""Columns of ids and of lists of ids, in Arrow: the arrays that the tokenizer and the data path share."""
+"""Columns of ids, times and lists in Arrow, which the tokenizer and the data path share."""
 
 from collections.abc import Iterable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from transformers.utils import logging
+
+from ..compat import arrow_column
+
+logger = logging.get_logger(__name__)
 
 
 def as_array(column: Iterable) -> pa.Array:
@@ -13,8 +18,7 @@ def as_array(column: Iterable) -> pa.Array:
     Raises:
         TypeError: for values of several types.
     """
-    if hasattr(column, "column_name"):  # datasets.arrow_dataset.Column, read without a Python object for each value
-        column = column.source.with_format("arrow")[:][column.column_name]
+    column = arrow_column(column)
     if not isinstance(column, (pa.Array, pa.ChunkedArray)):
         column = column if hasattr(column, "__len__") else list(column)
         try:
@@ -92,3 +96,46 @@ def make_lists(values: pa.Array, lengths: np.ndarray) -> pa.ListArray:
     """Lists of the given lengths over consecutive values."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values)
+
+
+def time_numbers(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
+    """Times as numbers in the same order."""
+    type_ = column.type
+    if pa.types.is_temporal(type_):
+        column = column.cast(pa.int32() if type_.bit_width == 32 else pa.int64())
+    elif not (pa.types.is_integer(type_) or pa.types.is_floating(type_)):
+        raise TypeError(f"column {name!r}: times are numbers, dates or timestamps, got {type_}; parse them first")
+    missing = column.null_count
+    times = column.fill_null(0).to_numpy()
+    missing += len(times) - int(np.isfinite(times).sum())
+    if missing:
+        raise ValueError(
+            f"column {name!r}: {missing} of {len(times)} times are missing or infinite, so these rows have no place "
+            "in a history; drop or repair them first"
+        )
+    return times
+
+
+def time_number(value, type_: pa.DataType):
+    """A time, as of a column of that type, as the number that [`time_numbers`] makes of it."""
+    cut = pa.array([value])
+    try:
+        if not is_string(cut.type) and pa.types.is_temporal(cut.type) != pa.types.is_temporal(type_):
+            raise pa.ArrowInvalid(f"it is of type {cut.type}")
+        return time_numbers(cut.cast(type_), "cut")[0]
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"the cut {value!r} is not of the type of the timestamps, {type_}: {error}") from error
+
+
+def whole_times(column: pa.Array, name: str) -> np.ndarray:
+    """Dates and timestamps in seconds since 1970, numbers as they are; without their fraction, int64."""
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        seconds = pa.timestamp("s", getattr(column.type, "tz", None))
+        column = pc.floor_temporal(column, unit="second").cast(seconds, safe=False)
+    elif not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        raise TypeError(f"column {name!r}: features of time need numbers, dates or timestamps, got {column.type}")
+    times = time_numbers(column, name)
+    whole = np.floor(times).astype(np.int64)
+    if (times != whole).any():
+        logger.warning(f"column {name!r}: fractions of the times are dropped; a smaller unit would keep them")
+    return whole

@@ -1,0 +1,1 @@
+"""The command `hf-rec` and its parts."""

@@ -1,0 +1,36 @@
+"""The command `hf-rec`."""
+
+import argparse
+import sys
+from importlib import import_module
+
+COMMANDS = {
+    "train": "train a recommender on an interaction log and evaluate it",
+    "evaluate": "evaluate a saved recommender beside two baselines",
+    "recommend": "recommend for a history, or for every user of a log",
+    "export": "export a saved recommender to an ONNX graph",
+    "demo": "train on a generated shop log, compare, save, load, recommend",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one of `COMMANDS`."""
+    parser = argparse.ArgumentParser(
+        prog="hf-rec",
+        description="Personalised recommendation with Transformers.",
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+        + "\n\n`hf-rec COMMAND --help` lists the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = parser.parse_args(arguments[:1]).command
+    try:
+        import_module(f"hf_rec.cli.{command}").main(arguments[1:])
+    except (ValueError, TypeError, OSError) as error:
+        sys.exit(f"hf-rec {command}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Train a recommender on an interaction log and evaluate it. `--train_file` and `--output_dir` are enough."""
+
+import re
+import shlex
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from ..hub.card import results_table
+from ..model.configuration_bert4rec import Bert4RecConfig
+from ..training.arguments import RecommendationTrainingArguments
+from ..training.report import Origin
+from ..training.run import train_recommender
+from .arguments import FLAG, DataArguments, feature_columns
+
+
+@dataclass
+class ModelArguments:
+    """The model and its training."""
+
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "A saved recommender to fine-tune; default: a new one."}
+    )
+    objective: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["next-item", "cloze"],
+            "help": "What a new model learns: each next item (causal model, default) or masked items (BERT4Rec).",
+        },
+    )
+    max_length: int | None = field(
+        default=None,
+        metadata={"help": "Positions of a new model; default: 50, 100 or 200, chosen from the history lengths."},
+    )
+    event_columns: list[str] | None = field(
+        default=None,
+        metadata={"help": "Columns that a new model reads and that are known together with an item, as a rating."},
+    )
+    request_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns that a new model reads and that are known before an item, as the country; and time_gap, "
+            "hour, weekday and month, which are computed from the times."
+        },
+    )
+    hidden_size: int | None = field(
+        default=None, metadata={"help": "Width of a new model; default: that of the recipe."}
+    )
+    num_hidden_layers: int | None = field(default=None, metadata={"help": "Layers of a new model."})
+    num_attention_heads: int | None = field(default=None, metadata={"help": "Attention heads of a new model."})
+    intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward width of a new model."})
+    hidden_dropout_prob: float | None = field(
+        default=None, metadata={"help": "Dropout of a new model; default: that of the recipe."}
+    )
+    loss_type: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["softmax", "sampled_softmax", "gbce"],
+            "help": "Loss of a new model; default: softmax, or sampled_softmax from 100,000 items on.",
+        },
+    )
+    num_negatives: int | None = field(default=None, metadata={"help": "Negatives of a sampled loss in each step."})
+    tie_word_embeddings: bool | None = field(
+        default=None,
+        metadata={**FLAG, "help": "Whether one item table of a new model reads and scores items (default)."},
+    )
+    use_repeat_bias: bool | None = field(
+        default=None,
+        metadata={
+            **FLAG,
+            "help": "Whether a new model learns a bias for items in the history; default: with long histories or "
+            "--include_seen, except with sampled negatives.",
+        },
+    )
+    mask_probability: float = field(default=0.4, metadata={"help": "cloze: probability of an item to be masked."})
+    last_item_probability: float = field(
+        default=0.1, metadata={"help": "cloze: share of the histories in which only the last item is masked."}
+    )
+    window_probability: float = field(
+        default=0.5,
+        metadata={"help": "Share of the long histories that are cut to a random window, not to their end."},
+    )
+    early_stopping_patience: int = field(
+        default=10, metadata={"help": "Stop after this many validations without a better metric."}
+    )
+
+    @property
+    def config(self) -> dict[str, int | float | str]:
+        """Fields of a new model's configuration that were given."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if self.objective or not self.model_name_or_path:
+            given["is_decoder"] = self.objective != "cloze"
+        return {name: given[name] for name in given if name in Bert4RecConfig.__dataclass_fields__}
+
+    @property
+    def collator(self) -> dict[str, float]:
+        """Options of the collator."""
+        names = ("mask_probability", "last_item_probability", "window_probability")
+        return {name: getattr(self, name) for name in names}
+
+    def columns(self) -> list[str]:
+        """Columns of the log that the model reads."""
+        if self.model_name_or_path:
+            return feature_columns(Bert4RecConfig.from_pretrained(self.model_name_or_path))
+        return [*(self.event_columns or []), *(self.request_columns or [])]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = HfArgumentParser(
+        (DataArguments, ModelArguments, RecommendationTrainingArguments), prog="hf-rec train", description=__doc__
+    )
+    data, model, args = parser.parse_args_into_dataclasses(arguments)
+    results = train_recommender(
+        data.load_splits(model.columns()),
+        args,
+        model_name_or_path=model.model_name_or_path,
+        config=model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
+        event_columns=model.event_columns or (),
+        request_columns=model.request_columns or (),
+        collator=model.collator,
+        max_length=model.max_length,
+        patience=model.early_stopping_patience,
+        origin=Origin(data.title, data.split, command_line("hf-rec train", arguments)),
+    )
+    if results:
+        print(
+            f"\nTest metrics, full ranking:\n\n{results_table(results)}\n\nModel, card and results: {args.output_dir}"
+        )
+
+
+def command_line(command: str, arguments: list[str]) -> str:
+    """A command that runs this again, for a card or a page: without folders of this machine and tokens of the Hub."""
+    return f"{command} {public_arguments(arguments)}"
+
+
+def public_arguments(arguments: list[str]) -> str:
+    """Arguments without the folders of this machine and without a token of the Hub."""
+    return re.sub(r"(--hub[_-]t\w*)[= ]\S+", r"\1 TOKEN", shlex.join(map(without_folders, arguments)))
+
+
+def without_folders(argument: str) -> str:
+    """A path as its name and folder."""
+    path = Path(argument)
+    return "/".join(path.parts[-2:]) if path.is_absolute() or path.exists() else argument
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""From a log of interactions to tokenized splits and batches."""

@@ -1,0 +1,150 @@
+"""From an interaction log to a sequence for each user."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+from transformers.utils import logging
+
+from .columns import as_array, id_strings, make_lists, time_numbers
+from .sources import PRESETS, as_table, load_log, read_table
+
+logger = logging.get_logger(__name__)
+
+# Names of columns of sequences, splits and their encoding.
+RESERVED = {
+    *("user_id", "item_ids", "timestamps", "target_id", "target_time"),
+    *("input_ids", "event_features", "labels", "length", "request", "time"),
+}
+
+
+def load_preset(name: str, data_files: str | None = None, **options) -> Dataset:
+    """Sequences of a public log: [`load_log`] and [`build_sequences`] with the options that belong to it.
+
+    Args:
+        name: One of `PRESETS`.
+        data_files: A local file of the same format.
+        options: Of [`build_sequences`], in place of the preset's own.
+    """
+    return build_sequences(load_log(name, data_files), **(PRESETS[name]["build"] | options))
+
+
+def build_sequences(
+    interactions,
+    user_column: str = "user_id",
+    item_column: str = "item_id",
+    time_column: str | None = None,
+    event_columns: Iterable[str] = (),
+    min_user_count: int = 1,
+    min_item_count: int = 1,
+) -> Dataset:
+    """Histories of the users of an interaction log, each in time order; equal times keep the order of the rows.
+
+    Rows without a user or an item, repeated rows (same user, item and time), and users and items below the minimum
+    counts are left out; their numbers are logged.
+
+    Args:
+        interactions: A file for [`read_table`], a `datasets.Dataset`, or an Arrow, pandas or Polars table.
+        time_column: Numbers, dates or times; if None, `timestamp`, or else `position`.
+        event_columns: Other columns that are kept, for features of the model.
+        min_user_count: Fewest interactions of a user. Together with `min_item_count` this is a k-core: rows are
+            filtered until both hold.
+        min_item_count: Fewest interactions of an item.
+
+    Returns:
+        Columns `user_id` (string), `item_ids` (strings, oldest first), `timestamps` and a list column for each of the
+        `event_columns`; users in order of their first row.
+
+    Raises:
+        FileNotFoundError: for a path that is not a file.
+        TypeError: for ids that are neither strings nor integers, or a time that has no order.
+        ValueError: for a missing column, a missing or infinite time, or a log of which nothing is left.
+    """
+    event_columns = list(dict.fromkeys(event_columns))
+    if isinstance(interactions, (str, Path)):
+        interactions = read_table(interactions, (user_column, item_column))
+    used = {user_column, item_column, time_column, "timestamp", "position", *event_columns}
+    table = as_table(interactions, used)
+    time_column = time_column or next((name for name in ("timestamp", "position") if name in table.column_names), None)
+    missing = {user_column, item_column, time_column or "timestamp", *event_columns} - set(table.column_names)
+    if missing:
+        raise ValueError(
+            f"no column {sorted(missing)} in the table, which has {table.column_names}; name the columns with "
+            "user_column, item_column, time_column and event_columns"
+        )
+    if reserved := sorted(RESERVED.intersection(event_columns)):
+        raise ValueError(f"event_columns {reserved} have names that sequences use otherwise; rename them in the log")
+    if not table.num_rows:
+        raise ValueError("the table of interactions is empty")
+
+    users, user_names = encode_ids(table[user_column], user_column)
+    items, item_names = encode_ids(table[item_column], item_column)
+    times = time_numbers(table[time_column], time_column)
+    known = np.flatnonzero((users >= 0) & (items >= 0))
+    report(len(users) - len(known), len(users), "rows without a user or an item")
+
+    order = known[np.lexsort((times[known], users[known]))]
+    rows = order[~repeats(users[order], items[order], times[order])]
+    report(len(order) - len(rows), len(users), "rows that repeat another one (same user, item and time)")
+    core = rows[core_mask(users[rows], items[rows], min_user_count, min_item_count)]
+    report(len(rows) - len(core), len(users), f"rows outside the {min_user_count}/{min_item_count}-core")
+    if not len(core):
+        raise ValueError(
+            f"nothing is left of {len(users)} rows: {len(users) - len(known)} lack a user or an item, and no users "
+            f"with {min_user_count} and items with {min_item_count} interactions remain; lower min_user_count or "
+            "min_item_count"
+        )
+
+    starts = np.flatnonzero(np.diff(users[core], prepend=-1))
+    lengths = np.diff(starts, append=len(core))
+    columns = {
+        "user_id": user_names.take(pa.array(users[core][starts])),
+        "item_ids": make_lists(item_names.take(pa.array(items[core])), lengths),
+    }
+    for name, source in {"timestamps": time_column, **dict(zip(event_columns, event_columns, strict=True))}.items():
+        columns[name] = make_lists(as_array(table[source]).take(pa.array(core)), lengths)
+    return Dataset(pa.table(columns))
+
+
+def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array]:
+    """Codes of a column of ids, in order of first appearance, -1 where the id is missing; and the ids."""
+    try:
+        encoded = id_strings(as_array(column)).dictionary_encode()
+    except TypeError as error:
+        raise TypeError(f"column {name!r}: {error}") from error
+    return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary
+
+
+def repeats(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """Mask of the rows, sorted by user and time, whose user, item and time stand in an earlier row."""
+    same = (users[1:] == users[:-1]) & (times[1:] == times[:-1])
+    tied = np.flatnonzero(np.r_[False, same] | np.r_[same, False]) if len(users) else np.array([], dtype=int)
+    group = np.cumsum(~np.r_[False, same])[tied]
+    order = np.lexsort((items[tied], group))
+    tied, group = tied[order], group[order]
+    mask = np.zeros(len(users), dtype=bool)
+    mask[tied[1:]] = (group[1:] == group[:-1]) & (items[tied[1:]] == items[tied[:-1]])
+    return mask
+
+
+def core_mask(users: np.ndarray, items: np.ndarray, min_user_count: int, min_item_count: int) -> np.ndarray:
+    """Mask of the rows that remain when rare users and items are left out until none is."""
+    kept = np.ones(len(users), dtype=bool)
+    while True:
+        enough_users = np.bincount(users[kept], minlength=users.max(initial=0) + 1) >= min_user_count
+        enough_items = np.bincount(items[kept], minlength=items.max(initial=0) + 1) >= min_item_count
+        still = kept & enough_users[users] & enough_items[items]
+        if still.sum() == kept.sum():
+            return still
+        kept = still
+
+
+def report(count: int, total: int, what: str) -> None:
+    """Log how much was left out, if anything."""
+    if count:
+        logger.warning(f"left out {count:,} of {total:,}: {what}")
+
+
+__all__ = ["build_sequences", "load_preset"]

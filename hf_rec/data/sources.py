@@ -1,0 +1,116 @@
+"""Tables of interactions: files, data sets, data frames, and public logs by name."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from datasets import Dataset, Features, Value, load_dataset
+
+from .columns import as_array
+
+RATINGS = Features(user_id=Value("string"), item_id=Value("string"), rating=Value("float32"), timestamp=Value("int64"))
+# Public logs at their official addresses: arguments of `load_dataset` and of `build_sequences`.
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "ml-100k": {
+        "load": {
+            "path": "csv",
+            "data_files": "zip://ml-100k/u.data::https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+            "sep": "\t",
+            "names": list(RATINGS),
+            "features": RATINGS,
+        },
+        "build": {},
+    },
+    "ml-1m": {
+        "load": {
+            "path": "csv",
+            "data_files": "zip://ml-1m/ratings.dat::https://files.grouplens.org/datasets/movielens/ml-1m.zip",
+            "sep": "::",
+            "engine": "python",
+            "names": list(RATINGS),
+            "features": RATINGS,
+        },
+        "build": {"min_item_count": 5},
+    },
+    "ml-20m": {
+        "load": {
+            "path": "csv",
+            "data_files": "zip://ml-20m/ratings.csv::https://files.grouplens.org/datasets/movielens/ml-20m.zip",
+        },
+        "build": {"user_column": "userId", "item_column": "movieId", "min_user_count": 5, "min_item_count": 5},
+    },
+    "amazon-beauty": {
+        "load": {
+            "path": "csv",
+            "data_files": "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles/ratings_Beauty.csv",
+            "names": list(RATINGS),
+            "features": RATINGS,
+        },
+        "build": {"min_user_count": 5, "min_item_count": 5},
+    },
+}
+
+
+def load_log(name: str, data_files: str | None = None) -> Dataset:
+    """The interactions of a public log, downloaded from its official address, or read from a local copy of it.
+
+    Args:
+        name: One of `PRESETS`.
+        data_files: A local file of the same format.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no preset {name!r}; there are {sorted(PRESETS)}")
+    load = PRESETS[name]["load"] | ({"data_files": data_files} if data_files else {})
+    return load_dataset(**load, split="train")
+
+
+def read_table(path: str | Path, id_columns: Iterable[str] = ("user_id", "item_id")) -> pa.Table:
+    """A Parquet, CSV (`.csv`, `.tsv`, also compressed) or JSON lines file as a table; ids in CSV stay as written."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    kinds = {suffix.lower() for suffix in path.suffixes}
+    try:
+        if ".parquet" in kinds:
+            return pa.parquet.read_table(path)
+        if kinds & {".csv", ".tsv"}:
+            return pa.csv.read_csv(
+                path,
+                parse_options=pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kinds else ",", newlines_in_values=True),
+                convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(id_columns, pa.large_string())),
+            )
+        if kinds & {".json", ".jsonl", ".ndjson"}:
+            return pa.json.read_json(path)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    raise ValueError(f"cannot tell the format of {path}; its name must end in .parquet, .csv, .tsv, .json or .jsonl")
+
+
+def as_table(interactions, columns: set) -> pa.Table:
+    """A `datasets.Dataset`, or an Arrow, pandas or Polars table, as an Arrow table; of pandas, these columns alone."""
+    if isinstance(interactions, pa.Table):
+        return interactions
+    if isinstance(interactions, Dataset):
+        return interactions.with_format("arrow")[:]
+    if hasattr(interactions, "to_arrow"):  # Polars
+        return interactions.to_arrow()
+    if hasattr(interactions, "iloc"):  # pandas; columns one by one, for an error that names the column
+        arrays = {}
+        for name in interactions.columns:
+            used = str(name) in columns  # a column of no use may hold anything
+            try:
+                arrays[str(name)] = as_array(interactions[name]) if used else pa.nulls(len(interactions))
+            except TypeError as error:
+                raise TypeError(f"column {name!r}: {error}") from error
+        return pa.table(arrays)
+    raise TypeError(
+        "interactions are a file name, a datasets.Dataset, or an Arrow, pandas or Polars table, got "
+        f"{type(interactions).__name__}"
+    )
+
+
+__all__ = ["PRESETS", "as_table", "load_log", "read_table"]

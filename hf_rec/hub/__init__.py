@@ -1,0 +1,1 @@
+"""Model cards, saved folders, and pushing them to the Hugging Face Hub."""

@@ -1,0 +1,106 @@
+"""The model card of a recommender."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from ..model.configuration_bert4rec import Bert4RecConfig
+
+CARD_METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "overlap@10", "novelty@10", "popularity@10")
+
+BERT4REC = """```bibtex
+@inproceedings{sun2019bert4rec,
+  title={{BERT4Rec}: Sequential Recommendation with Bidirectional Encoder Representations from Transformer},
+  author={Sun, Fei and Liu, Jun and Wu, Jian and Pei, Changhua and Lin, Xiao and Ou, Wenwu and Jiang, Peng},
+  booktitle={Proceedings of the 28th ACM International Conference on Information and Knowledge Management},
+  year={2019}
+}
+```"""
+SASREC = """```bibtex
+@inproceedings{kang2018sasrec,
+  title={Self-Attentive Sequential Recommendation},
+  author={Kang, Wang-Cheng and McAuley, Julian},
+  booktitle={IEEE International Conference on Data Mining},
+  year={2018}
+}
+```"""
+
+
+def results_table(results: Mapping[str, Mapping[str, float]], metrics: tuple[str, ...] = CARD_METRICS) -> str:
+    """A Markdown table with a row for each recommender and a column for each metric."""
+    rows = [["", *metrics]]
+    rows += [[name, *(f"{values[metric]:.4f}" for metric in metrics)] for name, values in results.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def describe(config: Bert4RecConfig, num_parameters: int) -> dict[str, str]:
+    """What a card says of the kind of model."""
+    if config.is_decoder:
+        kind, auto_class, citation = "a causal Transformer, as SASRec,", "AutoModelForCausalLM", SASREC
+    else:
+        kind, auto_class, citation = "a BERT4Rec encoder", "AutoModelForMaskedLM", BERT4REC
+    reads = ", ".join(f"{feature.name} ({feature.at})" for feature in config.features)
+    reads = f" that also reads {reads}" if reads else ""
+    return {
+        "architecture": f"{kind} of {num_parameters:,} parameters{reads}",
+        "auto_class": auto_class,
+        "citation": citation,
+    }
+
+
+def model_card(
+    name: str,
+    dataset: str,
+    results: Mapping[str, Mapping[str, float]],
+    facts: Mapping[str, object],
+    repo: str | None = None,
+) -> ModelCard:
+    """The card of a trained recommender.
+
+    Args:
+        name: Title of the model, and its key in `results`.
+        dataset: Name of the data.
+        results: Test metrics, by name, of the model and of the baselines.
+        facts: The other fields of the card's template.
+        repo: Where the model can be loaded from; its title if None.
+    """
+    metadata = ModelCardData(
+        library_name="transformers",
+        license="apache-2.0",
+        tags=["recommendation", "sequential-recommendation", "bert4rec", "hf_rec"],
+        metrics=["ndcg", "hit_rate", "mrr"],
+        model_name=name,
+        eval_results=[
+            EvalResult(
+                task_type="recommendation",
+                task_name="Sequential recommendation",
+                dataset_type=dataset,
+                dataset_name=dataset,
+                dataset_split="test",
+                metric_type=metric,
+                metric_value=round(results[name][metric], 5),
+            )
+            for metric in CARD_METRICS
+        ],
+    )
+    template = files(__package__).joinpath("card_template.md").read_text(encoding="utf-8")
+    return ModelCard(
+        template.format(
+            metadata=metadata.to_yaml(),
+            name=name,
+            dataset=dataset,
+            repo=repo or name,
+            table=results_table(results),
+            **facts,
+        ),
+        ignore_metadata_errors=False,
+    )
+
+
+__all__ = ["CARD_METRICS", "describe", "model_card", "results_table"]

@@ -1,0 +1,124 @@
+"""Faster CPU kernels beside the plain operations that they stand for.
+
+Each kernel is compared with its plain operation at first use and, where the two disagree, never used again in the
+process. `HF_REC_CPU_KERNELS=0` in the environment switches all of them off.
+"""
+
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
+import torch
+from torch import nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+FEW_STATES = 4  # rows up to which blocks of the table are multiplied one by one
+LARGE_TABLE = 2**16  # rows from which on a table does not fit the cache of a CPU
+TABLE_BLOCKS = 16
+
+
+def usable(kernel: Callable[[], bool]) -> bool:
+    """Whether the kernels are on and the check of this one succeeded."""
+    return os.environ.get("HF_REC_CPU_KERNELS", "1") != "0" and checked(kernel)
+
+
+@lru_cache
+@torch.no_grad()
+def checked(check: Callable[[], bool]) -> bool:
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+        torch.manual_seed(0)
+        agrees = check()
+    if not agrees:
+        logger.warning(f"a CPU kernel differs from the plain operation ({check.__name__}); the plain one is used")
+    return agrees
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` with cheaper masks on a CPU: 64 random bits decide on four elements.
+
+    The probability is rounded to a multiple of 1 / 65,536.
+    """
+
+    def forward(self, input):
+        threshold = round(self.p * 2**16)
+        if not self.training or input.device.type != "cpu" or threshold in (0, 2**16) or not usable(check_dropout):
+            return super().forward(input)
+        return input * dropout_mask(input.shape, threshold, input.dtype)
+
+
+def dropout_mask(shape: torch.Size, threshold: int, dtype: torch.dtype) -> torch.Tensor:
+    """0 with the probability `threshold` / 65,536, else the factor that keeps the mean."""
+    count = shape.numel()
+    bits = torch.empty(-(-count // 4), dtype=torch.long).random_(-(2**63), None)
+    noise = bits.view(torch.int16)[:count].view(shape)
+    return (noise >= threshold - 2**15).to(dtype).mul_(2**16 / (2**16 - threshold))
+
+
+def check_dropout() -> bool:
+    mask = dropout_mask(torch.Size([40_000]), 2**14, torch.float32)
+    return mask.unique().tolist() == [0.0, torch.tensor(4 / 3).item()] and abs(mask.mean().item() - 1) < 0.03
+
+
+def score_items(states: torch.Tensor, table: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """(..., items) scores of (..., hidden_size) states: `linear(states, table, bias)`, with an (items, hidden_size) table.
+
+    For a few states and a large table on a CPU, blocks of the table are multiplied one by one, which is several times
+    faster.
+    """
+    rows = states.shape[:-1].numel()
+    if (
+        len(table) < LARGE_TABLE
+        or not 0 < rows <= FEW_STATES
+        or table.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or not usable(check_blocks)
+    ):
+        return nn.functional.linear(states, table, bias)
+    scores = multiply_blocks(states.reshape(rows, -1), table)
+    return (scores + bias).view(*states.shape[:-1], -1)
+
+
+def multiply_blocks(states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    """(rows, items) products of (rows, hidden_size) states and a table."""
+    columns = states.t()  # (hidden_size, rows)
+    rest = len(table) % TABLE_BLOCKS
+    blocks = table[: len(table) - rest].view(TABLE_BLOCKS, -1, table.shape[1])
+    scores = torch.bmm(blocks, columns.expand(TABLE_BLOCKS, -1, -1)).flatten(0, 1)  # (items - rest, rows)
+    return torch.cat([scores, table[len(table) - rest :] @ columns]).t()
+
+
+def check_blocks() -> bool:
+    states, table = torch.randn(2, 8), torch.randn(1_003, 8)
+    return torch.allclose(multiply_blocks(states, table), states @ table.t(), atol=1e-4)
+
+
+def fast_products() -> AbstractContextManager:
+    """A context in which float32 matrix products run in oneDNN, where that is faster and exact.
+
+    On AMD CPUs oneDNN takes less than half of the time of MKL, the default of PyTorch. PyTorch chooses oneDNN when
+    bfloat16 products are allowed and the CPU supports the type; oneDNN then computes in float32 unless the CPU has
+    AMX. The check at first use holds that it does.
+    """
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    if not cpu.get("avx512_bf16") or cpu.get("amx_bf16") or not usable(check_onednn):
+        return nullcontext()
+    return onednn()
+
+
+def onednn() -> AbstractContextManager:
+    flags = torch.backends.mkldnn
+    return flags.flags(flags.enabled, flags.deterministic, flags.allow_tf32, fp32_precision="bf16")
+
+
+def check_onednn() -> bool:
+    left, right = torch.randn(64, 96), torch.randn(96, 128)
+    exact = (left.double() @ right.double()).float()
+    with onednn():
+        return torch.allclose(left @ right, exact, atol=1e-4)  # bfloat16 would be wrong by 0.1
+
+
+__all__ = ["Dropout", "fast_products", "score_items"]

@@ -1,0 +1,521 @@
+"""BERT4Rec: a bidirectional Transformer encoder over a user's history of items, and its causal sibling.
+
+[Sun et al., 2019](https://arxiv.org/abs/1904.06690), with pre-norm layers, rotary position embeddings and scores that
+are computed only at the positions that need them. With `config.is_decoder` a position reads only itself and earlier
+ones, as in SASRec ([Kang and McAuley, 2018](https://arxiv.org/abs/1808.09781)).
+"""
+
+import math
+from functools import wraps
+
+import torch
+from torch import nn
+from transformers import DynamicCache, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import initialization as init
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.generation import NoRepeatNGramLogitsProcessor, SuppressTokensLogitsProcessor
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.deprecation import deprecate_kwarg
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_bert4rec import Bert4RecConfig
+from .cpu import score_items
+from .item_table import ItemTable
+from .layers import (
+    Bert4RecAttention,
+    Bert4RecEmbeddings,
+    Bert4RecLayer,
+    Bert4RecRepeatBias,
+    rotary_embeddings,
+    take_positions,
+)
+from .losses import gbce_loss, gbce_weight, sample_items, sampled_softmax_loss, softmax_loss
+from .ranking import ban_items_
+
+# The classes that stock Transformers finds in a saved folder, with `trust_remote_code=True`.
+AUTO_MAP = {
+    "AutoConfig": "configuration_bert4rec.Bert4RecConfig",
+    "AutoModel": "modeling_bert4rec.Bert4RecModel",
+    "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
+    "AutoModelForCausalLM": "modeling_bert4rec.Bert4RecForCausalLM",
+}
+
+
+def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions of the labels in each row, padded to the most labels of a row, and the labels there, -100 as padding.
+
+    Example:
+        >>> labelled_positions(torch.tensor([[7, -100, 8], [-100, 9, -100]]))
+        (tensor([[0, 2],
+                [1, 0]]), tensor([[   7,    8],
+                [   9, -100]]))
+    """
+    labelled = labels != -100
+    counts = labelled.sum(-1, keepdim=True)
+    first = labelled.long().argsort(dim=-1, descending=True, stable=True)
+    width = max(int(counts.max()), 1)
+    positions = first[:, :width]
+    is_label = torch.arange(width, device=labels.device) < counts
+    return positions, labels.gather(1, positions).masked_fill(~is_label, -100)
+
+
+def scored_positions(
+    labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor, shape: torch.Size
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """(batch, n) positions to score, None for all of them, and the labels at these positions."""
+    batch, length = shape[:2]
+    if torch.is_tensor(logits_to_keep) or (labels is None and logits_to_keep):
+        if not torch.is_tensor(logits_to_keep):
+            logits_to_keep = torch.arange(length)[-logits_to_keep:]
+        positions = logits_to_keep.expand(batch, -1)
+        if labels is not None and labels.shape != positions.shape:
+            raise ValueError(
+                f"with logits_to_keep there is a label for each kept position {tuple(positions.shape)}, got labels "
+                f"of shape {tuple(labels.shape)}"
+            )
+        return positions, labels
+    if labels is None:
+        return None, None
+    positions, kept = labelled_positions(labels)
+    most = 2 * positions.shape[1] > length  # then the states of all positions cost about as much
+    return (None, labels) if most else (positions, kept)
+
+
+def rows_of_scores(ids: torch.Tensor, labels: torch.Tensor | None, count: int) -> torch.Tensor:
+    """The (batch, n) ids of a history for each of its scores: those of its labels, or `count` scores without labels."""
+    return ids.unsqueeze(1).expand(-1, count, -1) if labels is None else ids[(labels != -100).nonzero()[:, 0]]
+
+
+def ids_read_so_far(
+    config: Bert4RecConfig, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, cache: Cache | None
+) -> torch.Tensor:
+    """(batch, items read so far) ids, with padding where items are masked out.
+
+    A cache keeps them in one more layer than the model has, as the keys of one head of size 1, so that whatever
+    reorders or crops the cache treats them alike.
+    """
+    if input_ids is None:
+        raise ValueError("use_repeat_bias needs input_ids, as the bias belongs to items; inputs_embeds were given")
+    if attention_mask is not None and attention_mask.dim() == 2:
+        hidden = attention_mask[:, -input_ids.shape[1] :] == 0
+        input_ids = input_ids.masked_fill(hidden, config.pad_token_id)
+    if cache is None:
+        return input_ids
+    layer_index = config.num_hidden_layers
+    while len(cache.layers) <= layer_index:
+        cache.layers.append(DynamicLayer())
+    keys = input_ids[:, None, :, None]
+    return cache.layers[layer_index].update(keys, keys)[0][:, 0, :, 0]
+
+
+class Bert4RecPreTrainedModel(PreTrainedModel):
+    config: Bert4RecConfig
+    config_class = Bert4RecConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Bert4RecEmbeddings", "Bert4RecLayer"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_record_outputs = {"hidden_states": Bert4RecLayer, "attentions": Bert4RecAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """Embeddings as in BERT; linear layers keep the variance of their input, which a narrow encoder needs."""
+        super()._init_weights(module)
+        if isinstance(module, nn.Linear):
+            init.normal_(module.weight, std=module.in_features**-0.5)
+        elif isinstance(module, Bert4RecScores):
+            init.constant_(module.bias, initial_bias(self.config))
+        elif isinstance(module, Bert4RecRepeatBias):
+            init.zeros_(module.bias)
+
+    @property
+    def items(self) -> ItemTable:
+        """The table that reads histories."""
+        return self.base_model.embeddings.items
+
+    def get_input_embeddings(self):
+        return self.items.id_embeddings
+
+    def set_input_embeddings(self, value):
+        self.items.id_embeddings = value
+
+    def save_pretrained(self, *args, **kwargs):
+        from .pipeline_bert4rec import RecommendationPipeline  # noqa: F401  (makes the pipeline's code travel)
+
+        self.config.auto_map = dict(AUTO_MAP)
+        super().save_pretrained(*args, **kwargs)
+
+
+class Bert4RecModel(Bert4RecPreTrainedModel):
+    """The encoder: a history in, a state for each position out."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.embeddings = Bert4RecEmbeddings(config)
+        self.layers = nn.ModuleList(Bert4RecLayer(config, index) for index in range(config.num_hidden_layers))
+        self.final_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @merge_with_config_defaults
+    @capture_outputs
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        event_features: torch.LongTensor | None = None,
+        positions_to_keep: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPast:
+        """
+        Args:
+            input_ids: (batch, length) token ids, oldest item first.
+            attention_mask: (batch, length) 1 for items and 0 for padding, on either side; with a `cache`, also for
+                the items in it.
+            position_ids: (batch, length) positions, of which only the distances matter; consecutive if None.
+            inputs_embeds: (batch, length, hidden_size) in place of `input_ids`.
+            event_features: (batch, length, columns) codes of the features, aligned as [`build_inputs`] does it; all
+                unknown if None.
+            positions_to_keep: (batch, n) positions whose states are needed; the last layer computes no others. All if
+                None.
+            cache: Keys and values of the items before `input_ids`, of a decoder.
+            use_cache: Whether a decoder returns `cache`; by default in evaluation mode.
+
+        Returns:
+            `last_hidden_state` of shape (batch, length, hidden_size), or (batch, n, hidden_size) with
+            `positions_to_keep`, as is the last of `hidden_states`.
+
+        Raises:
+            ValueError: for neither or both kinds of input, an input longer than `max_position_embeddings`, and
+                features of another shape than the model reads.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give exactly one of input_ids and inputs_embeds")
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        length = inputs.shape[1]
+        if length > self.config.max_position_embeddings:
+            raise ValueError(
+                f"an input of {length} positions is longer than max_position_embeddings "
+                f"({self.config.max_position_embeddings}); keep the most recent items, as the tokenizer does with "
+                "truncation=True"
+            )
+        columns = len(self.embeddings.features)
+        if event_features is not None and event_features.shape != (*inputs.shape[:2], columns):
+            raise ValueError(
+                f"event_features of shape {tuple(event_features.shape)} were given; inputs of shape "
+                f"{tuple(inputs.shape[:2])} and {columns} feature column(s) in the config need "
+                f"{(*inputs.shape[:2], columns)}"
+            )
+        if not self.config.is_decoder:
+            cache = None
+        elif use_cache and cache is None and not self.training:
+            cache = DynamicCache(config=self.config)
+        if position_ids is None:
+            past = 0 if cache is None else cache.get_seq_length()
+            position_ids = past + torch.arange(length, device=inputs.device).unsqueeze(0)  # the same in all rows
+        hidden_states = self.embeddings(input_ids, inputs_embeds, event_features)
+
+        rotary = rotary_embeddings(
+            position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rope_theta
+        )
+        # Other attention implementations assume that queries and keys share one padding mask.
+        some = None if self.config._attn_implementation not in ("eager", "sdpa") else positions_to_keep
+        mask, last_mask = self.attention_masks(hidden_states, attention_mask, cache, some)
+        *lower_layers, last_layer = self.layers
+        for layer in lower_layers:
+            hidden_states = layer(hidden_states, rotary, mask, cache=cache, **kwargs)
+        hidden_states = last_layer(hidden_states, rotary, last_mask, some, cache=cache, **kwargs)
+        if some is not positions_to_keep:
+            hidden_states = take_positions(hidden_states, positions_to_keep)
+        return BaseModelOutputWithPast(last_hidden_state=self.final_norm(hidden_states), cache=cache)
+
+    def attention_masks(self, states, attention_mask, cache, positions):
+        """The mask of all queries, and that of the queries at (batch, n) `positions`, or of all if None."""
+        if self.config.is_decoder:
+            mask = create_causal_mask(self.config, states, attention_mask, cache)
+            if positions is None:
+                return mask, mask
+            rows = create_causal_mask(
+                self.config, states, attention_mask, cache, allow_is_causal_skip=False
+            )  # (batch, 1, length, keys)
+            return mask, rows.gather(2, positions[:, None, :, None].expand(-1, -1, -1, rows.shape[-1]))
+        mask = create_bidirectional_mask(self.config, states, attention_mask)
+        if positions is None:
+            return mask, mask
+        queries = states.new_empty(*positions.shape, 1)  # for their shape
+        return mask, create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=states)
+
+
+class Bert4RecScores(nn.Module):
+    """From states to scores of all items, and to the loss; the table of items is handed in."""
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.config = config
+        self.bias = nn.Parameter(torch.full((config.vocab_size,), initial_bias(config)))
+        if not config.tie_word_embeddings:
+            self.items = ItemTable(config)
+        if config.use_repeat_bias:
+            self.repeat_bias = Bert4RecRepeatBias(config)
+
+    def forward(self, states: torch.Tensor, items: ItemTable, repeats: tuple = ()) -> torch.Tensor:
+        """(..., vocab_size) scores of (..., hidden_size) states."""
+        scores = score_items(states, items.all_items(), self.bias)
+        if repeats:
+            ids, biases = repeats
+            scores = scores.scatter_add(-1, ids, biases.to(scores.dtype))
+        return scores
+
+    def loss(self, states, items: ItemTable, target_ids, repeats: tuple = (), num_items_in_batch=None):
+        """`config.loss_type` of (targets, hidden_size) states: a mean, or the sum over `num_items_in_batch`."""
+        config = self.config
+        if config.loss_type == "softmax":
+            loss = softmax_loss(states, items.all_items(), self.bias, target_ids, *repeats)
+        else:
+            negative_ids = sample_items(
+                config.num_negatives, config.vocab_size, config.special_token_ids, states.device
+            )
+            ids = torch.cat([target_ids, negative_ids])
+            sampled = (states, items(ids), self.bias[ids], target_ids, negative_ids)
+            if config.loss_type == "sampled_softmax":
+                loss = sampled_softmax_loss(*sampled, math.log(config.num_negatives / config.num_items))
+            else:
+                loss = gbce_loss(*sampled, config.num_items, config.gbce_calibration)
+        targets = torch.as_tensor(len(target_ids) if num_items_in_batch is None else num_items_in_batch)
+        return loss / targets.clamp(min=1)  # a batch of histories of one item has no target
+
+
+def initial_bias(config: Bert4RecConfig) -> float:
+    """0, or for "gbce" the best score of an item before anything is learned, which is far below 0."""
+    if config.loss_type != "gbce":
+        return 0.0
+    return math.log(
+        gbce_weight(config.num_negatives, config.num_items, config.gbce_calibration) / config.num_negatives
+    )
+
+
+class Bert4RecRecommender(Bert4RecPreTrainedModel):
+    """What the two recommenders share: the encoder, the scores and the growth of the vocabulary."""
+
+    is_decoder: bool
+
+    def __init__(self, config: Bert4RecConfig):
+        if config.is_decoder != self.is_decoder:
+            raise ValueError(
+                f"{type(self).__name__} needs a config with is_decoder={self.is_decoder}; for this one take "
+                f"Bert4RecFor{'CausalLM' if config.is_decoder else 'MaskedLM'}"
+            )
+        super().__init__(config)
+        self.model = Bert4RecModel(config)
+        self.scores = Bert4RecScores(config)
+        self.post_init()
+
+    @property
+    def scoring_items(self) -> ItemTable:
+        """The table that scores items."""
+        return self.items if self.config.tie_word_embeddings else self.scores.items
+
+    def get_output_embeddings(self):
+        return None if self.config.tie_word_embeddings else self.scores.items.id_embeddings
+
+    def set_output_embeddings(self, new_embeddings):
+        self.scores.items.id_embeddings = new_embeddings
+
+    @torch.no_grad()
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As Transformers does it; the bias of a new item is the mean of the others."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        old = self.scores.bias
+        added = old.mean().repeat(max(self.config.vocab_size - len(old), 0))
+        self.scores.bias = nn.Parameter(torch.cat([old, added])[: self.config.vocab_size], old.requires_grad)
+        return embeddings
+
+    def score_states(self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch):
+        """Loss and logits of the states that the encoder computed at `positions`, or everywhere if None."""
+        states = outputs.last_hidden_state
+        repeats = ()
+        if self.config.use_repeat_bias:
+            repeats = self.find_repeats(outputs.cache, positions, labels, input_ids, attention_mask)
+        if labels is not None:
+            states, targets = states[labels != -100], labels[labels != -100]
+            if self.training:
+                return self.scores.loss(states, self.scoring_items, targets, repeats, num_items_in_batch), None
+        logits = self.scores(states, self.scoring_items, repeats)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits, targets, vocab_size=self.config.vocab_size, num_items_in_batch=num_items_in_batch
+            )
+        if banned_ids is not None:
+            banned_ids = rows_of_scores(banned_ids, labels, states.shape[1])
+            logits = ban_items_(logits, banned_ids, self.config.special_token_ids)
+        return loss, logits
+
+    def find_repeats(self, cache, positions, labels, input_ids, attention_mask):
+        """Items of the histories and the biases of their scores, for each state that is scored."""
+        history_ids = ids_read_so_far(self.config, input_ids, attention_mask, cache)
+        past = history_ids.shape[1] - input_ids.shape[1]
+        if positions is None:
+            positions = torch.arange(input_ids.shape[1], device=input_ids.device).expand(len(input_ids), -1)
+        if labels is not None:
+            positions = positions[labels != -100]
+        return self.scores.repeat_bias(rows_of_scores(history_ids, labels, positions.shape[-1]), positions + past)
+
+
+class Bert4RecForMaskedLM(Bert4RecRecommender):
+    """The encoder with scores of the items at masked positions (the Cloze task of BERT4Rec)."""
+
+    is_decoder = False
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        event_features: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        banned_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        """Scores of the items, and the loss at labelled positions.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds, event_features: As for [`Bert4RecModel`].
+            labels: (batch, length) token ids, -100 where there is nothing to predict; scores are then computed only at
+                the labelled positions. With a tensor of `logits_to_keep`, (batch, n) ids for these positions.
+            logits_to_keep: The positions to score: the last n, or a (n,) or (batch, n) tensor of positions; 0 for all.
+                With `labels`, a number is not used.
+            banned_ids: (batch, n) ids that may not be recommended, padded with the padding token. After the loss,
+                their logits and those of the special tokens become -inf.
+
+        Returns:
+            `logits` of shape (batch, n, vocab_size). With `labels`: (labels, vocab_size), row after row, and `loss`, a
+            mean over the labels (their sum over `num_items_in_batch`, where the Trainer gives it): in training
+            `config.loss_type`, without `logits`; otherwise the cross entropy over the catalogue.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        positions, labels = scored_positions(labels, logits_to_keep, inputs.shape)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            event_features=event_features,
+            positions_to_keep=positions,
+            **kwargs,
+        )
+        loss, logits = self.score_states(
+            outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch
+        )
+        return MaskedLMOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class Bert4RecForCausalLM(Bert4RecRecommender, GenerationMixin):
+    """The causal model with scores of the item after each position (the next-item task of SASRec)."""
+
+    is_decoder = True
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.loss_type = "ForMaskedLM"  # `forward` shifts the labels itself
+
+    @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        event_features: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        banned_ids: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """As [`Bert4RecForMaskedLM`], with the scores at a position for the item after it.
+
+        Args:
+            labels: (batch, length) token ids, as `input_ids`, -100 where there is nothing to predict. A label is
+                predicted from the positions before it, so the first is not used. With a tensor of `logits_to_keep`,
+                (batch, n) ids of the items after these positions.
+            shift_labels: In place of `labels`, already shifted: each is predicted at its own position.
+            cache, use_cache: As for [`Bert4RecModel`].
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        shift_labels = kwargs.pop("shift_labels", None)  # not a parameter: the Trainer would take it for a label
+        if shift_labels is None and labels is not None and not torch.is_tensor(logits_to_keep):
+            shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+        labels = labels if shift_labels is None else shift_labels
+        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        positions, labels = scored_positions(labels, logits_to_keep, inputs.shape)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            event_features=event_features,
+            positions_to_keep=positions,
+            cache=cache,
+            use_cache=use_cache if labels is None else False,
+            **kwargs,
+        )
+        loss, logits = self.score_states(
+            outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch
+        )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            cache=outputs.cache,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+    def generate(self, inputs=None, generation_config=None, logits_processor=None, **kwargs):
+        """As Transformers does it, by the rules of serving: no special tokens and, with `config.exclude_seen`, no item
+        of the history and none twice, unless the call gives `no_repeat_ngram_size`."""
+        rules = LogitsProcessorList(logits_processor or [])
+        rules.append(SuppressTokensLogitsProcessor([*self.config.special_token_ids], device=self.device))
+        if self.config.exclude_seen and "no_repeat_ngram_size" not in kwargs:
+            rules.append(NoRepeatNGramLogitsProcessor(1))
+        return super().generate(inputs, generation_config, logits_processor=rules, **kwargs)
+
+    @wraps(GenerationMixin.prepare_inputs_for_generation, assigned=())  # `generate` reads the signature
+    def prepare_inputs_for_generation(self, input_ids, *args, event_features=None, **kwargs):
+        """As Transformers does it; the features of generated items are unknown."""
+        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        if event_features is not None:
+            if inputs.get("input_ids") is None:
+                raise ValueError("generate takes event_features with input_ids, not with inputs_embeds")
+            generated = input_ids.shape[1] - event_features.shape[1]
+            event_features = nn.functional.pad(event_features, (0, 0, 0, generated))
+            inputs["event_features"] = event_features[:, -inputs["input_ids"].shape[1] :]
+        return inputs
+
+
+def recommender_class(config: Bert4RecConfig) -> type[Bert4RecRecommender]:
+    """The class of a recommender with this configuration."""
+    return Bert4RecForCausalLM if config.is_decoder else Bert4RecForMaskedLM
+
+
+__all__ = ["Bert4RecPreTrainedModel", "Bert4RecModel", "Bert4RecForMaskedLM", "Bert4RecForCausalLM"]

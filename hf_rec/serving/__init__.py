@@ -1,0 +1,1 @@
+"""Serving outside of PyTorch."""

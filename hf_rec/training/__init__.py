@@ -1,0 +1,1 @@
+"""Recipes, the Trainer, and what a training run reports."""

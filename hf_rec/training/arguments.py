@@ -1,0 +1,107 @@
+"""Arguments of the Trainer with defaults for a recommender."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import HubStrategy
+
+from ..evaluation.evaluate import choose_eval_batch_size
+from ..model.configuration_bert4rec import Bert4RecConfig
+from .recipes import choose_batch_size, choose_recipe
+
+MIN_STEPS = 1_000
+
+
+@dataclass
+class RecommendationTrainingArguments(TrainingArguments):
+    """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
+
+    Training takes the steps of the recipe, at least 1,000, unless `num_train_epochs` or `max_steps` is given. The
+    learning rate decays to zero, with 25 validations on the way. [`fit`] chooses what is left at 0 or None; for a
+    Trainer of your own, give the rate, the weight decay, the steps and the batch sizes.
+    """
+
+    per_device_train_batch_size: int = field(
+        default=0, metadata={"help": "Histories per device and micro-batch; 0 chooses by their length."}
+    )
+    gradient_accumulation_steps: int = field(
+        default=4,
+        metadata={
+            "help": "Micro-batches of a training step; with 'group_by_length' each has histories of similar length."
+        },
+    )
+    per_device_eval_batch_size: int = field(
+        default=0, metadata={"help": "Histories per device in evaluation; 0 chooses by the size of the catalogue."}
+    )
+    num_train_epochs: float | None = field(default=None, metadata={"help": "Epochs, in place of max_steps."})
+    max_steps: int = field(default=0, metadata={"help": "Training steps; 0 chooses by the number of interactions."})
+    learning_rate: float | None = field(
+        default=None, metadata={"help": "Peak learning rate; default: that of the recipe."}
+    )
+    weight_decay: float | None = field(
+        default=None,
+        metadata={"help": "Weight decay of AdamW; default: that of the recipe."},
+    )
+    warmup_steps: float = field(
+        default=100, metadata={"help": "Steps to the peak rate; below 1, a share of all steps."}
+    )
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={
+            "help": "'group_by_length': histories of similar length share a micro-batch, which saves padding; or 'random'."
+        },
+    )
+    eval_strategy: str = field(default="steps", metadata={"help": "When to validate: 'steps', 'epoch' or 'no'."})
+    eval_steps: float | None = field(
+        default=0.04, metadata={"help": "Steps in between; below 1, a share of all steps."}
+    )
+    save_strategy: str = field(default="steps", metadata={"help": "When to save a checkpoint; as `eval_strategy`."})
+    save_steps: float = field(default=0.04, metadata={"help": "Steps in between; below 1, a share of all steps."})
+    save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best one."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model, not the last."})
+    metric_for_best_model: str = field(
+        default="ndcg@10", metadata={"help": "Metric for the best model and early stopping."}
+    )
+    logging_steps: float = field(default=0.04, metadata={"help": "Steps in between; below 1, a share of all steps."})
+    hub_strategy: str = field(
+        default="end",
+        metadata={"help": "Must be 'end': earlier pushes of the Trainer would contain pickled arguments."},
+    )
+    report_to: str = field(default="none", metadata={"help": "Experiment trackers, such as 'tensorboard'."})
+    dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pinned memory for GPU transfers."})
+
+    def __post_init__(self):
+        if self.num_train_epochs is None:
+            self.num_train_epochs = 3.0  # the default of TrainingArguments; max_steps takes precedence
+        elif self.max_steps == 0:
+            self.max_steps = -1
+        super().__post_init__()
+        if self.push_to_hub and self.hub_strategy != HubStrategy.END:
+            raise ValueError(
+                f"hub_strategy must be 'end', got {self.hub_strategy.value!r}: earlier pushes contain the "
+                "pickled arguments of the Trainer with the hub_token"
+            )
+
+
+def complete_arguments(args: TrainingArguments, config: Bert4RecConfig, lengths: Sequence[int]) -> TrainingArguments:
+    """A copy of the arguments in which everything is chosen.
+
+    Args:
+        lengths: Of the training histories.
+    """
+    args = copy.copy(args)
+    recipe = choose_recipe(config.is_decoder, config.max_position_embeddings)
+    step = choose_batch_size(lengths, config.max_position_embeddings)
+    parts = args.gradient_accumulation_steps * args.world_size
+    args.per_device_train_batch_size = args.per_device_train_batch_size or max(step // parts, 1)
+    args.per_device_eval_batch_size = args.per_device_eval_batch_size or choose_eval_batch_size(config.vocab_size)
+    args.max_steps = args.max_steps or max(sum(lengths) // recipe.interactions_per_step, MIN_STEPS)
+    for name in ("learning_rate", "weight_decay"):
+        if getattr(args, name) is None:
+            setattr(args, name, getattr(recipe, name))
+    return args
+
+
+__all__ = ["RecommendationTrainingArguments", "complete_arguments"]

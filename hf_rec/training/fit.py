@@ -1,0 +1,82 @@
+"""Training a model on tokenized splits."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+
+from ..data.collator import RecommendationCollator
+from ..data.tokenization_items import ItemTokenizer
+from ..evaluation.evaluate import ranking_metrics
+from .arguments import complete_arguments
+from .trainer import RecommendationTrainer, Stopwatch, sparse_optimizer, updates_rows
+
+
+def fit(
+    model: PreTrainedModel,
+    tokenizer: ItemTokenizer,
+    tokenized: DatasetDict,
+    args: TrainingArguments,
+    *,
+    collator: Mapping[str, Any] | None = None,
+    patience: int | None = 10,
+    checkpoint: str | None = None,
+) -> Trainer:
+    """Train `model` on the training split, validate it on the validation split, and keep its best weights.
+
+    Args:
+        tokenized: As [`tokenize_splits`] returns it.
+        args: Arguments of the Trainer; what they leave open is chosen by the recipe. They are not changed.
+        collator: Options of the [`RecommendationCollator`].
+        patience: Validations without a better metric after which training stops; None to train to the end.
+        checkpoint: Folder of a checkpoint to resume from.
+
+    Returns:
+        The Trainer, with the trained model and the log.
+    """
+    trainer = make_trainer(model, tokenizer, tokenized, args, collator=collator, patience=patience)
+    tables = {model.items, model.scoring_items}
+    use_cache = model.config.use_cache
+    try:
+        for table in tables:
+            table.sparse_gradients = updates_rows(model.config, trainer.args)
+        trainer.save_metrics("train", trainer.train(resume_from_checkpoint=checkpoint).metrics)
+    finally:
+        model.config.use_cache = use_cache  # the Trainer switches it off for training; serving needs it
+        for table in tables:
+            table.sparse_gradients = False
+    trainer.save_state()
+    return trainer
+
+
+def make_trainer(
+    model: PreTrainedModel,
+    tokenizer: ItemTokenizer,
+    tokenized: DatasetDict,
+    args: TrainingArguments,
+    *,
+    collator: Mapping[str, Any] | None = None,
+    patience: int | None = None,
+) -> Trainer:
+    """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
+    args = complete_arguments(args, model.config, tokenized["train"]["length"][:])
+    metrics = ranking_metrics(tokenized["train"], model.config)
+    callbacks = [Stopwatch()]
+    if patience and args.load_best_model_at_end:
+        callbacks.append(EarlyStoppingCallback(patience))
+    return RecommendationTrainer(
+        model=model,
+        args=args,
+        train_dataset=tokenized["train"],
+        eval_dataset=tokenized["validation"],
+        data_collator=RecommendationCollator(model.config, **(collator or {})),
+        processing_class=tokenizer,
+        preprocess_logits_for_metrics=metrics.preprocess,
+        compute_metrics=metrics.compute,
+        callbacks=callbacks,
+        optimizer_cls_and_kwargs=sparse_optimizer(args) if updates_rows(model.config, args) else None,
+    )
+
+
+__all__ = ["fit", "make_trainer"]

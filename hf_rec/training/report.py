@@ -1,0 +1,94 @@
+"""What a training run reports: the facts of its card and its learning curve."""
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+from transformers import Trainer, TrainingArguments
+from transformers.utils import logging
+
+from ..compat import last_log
+from ..data.encode import histories_of
+from ..hub.card import describe
+
+logger = logging.get_logger(__name__)
+
+
+class Origin(NamedTuple):
+    """Where a run comes from, as its card tells it.
+
+    Args:
+        dataset: Name of the data.
+        split: Name of the split.
+        command: The command that runs the training again.
+    """
+
+    dataset: str = "an interaction log"
+    split: str = "leave-one-out"
+    command: str = "hf-rec train"
+
+
+def card_facts(trainer: Trainer, splits: DatasetDict, item_counts: np.ndarray, origin: Origin) -> dict[str, object]:
+    """The fields of the card's template that a run fills in."""
+    model, config = trainer.model, trainer.model.config
+    seen = "excluded" if config.exclude_seen else "not excluded"
+    return describe(config, model.num_parameters()) | {
+        "num_items": config.num_items,
+        "num_users": len(splits["train"]),
+        "num_interactions": int(item_counts.sum()),
+        "example": recent_events(histories_of(splits["test"].select([0]), config.features)[0]),
+        "protocol": (
+            f"Split: {origin.split}. Full ranking of the whole catalogue, items of the user's history {seen}, all "
+            f"{len(splits['test']):,} test users."
+        ),
+        "command": origin.command,
+        "seed": trainer.args.seed,
+        "steps": trainer.state.global_step,
+        "seconds": last_log(trainer)["seconds"],
+        "machine": machine(trainer.args),
+        "versions": ", ".join(f"{package} {version(package)}" for package in ("hf_rec", "torch", "transformers")),
+    }
+
+
+def recent_events(history: list[str] | dict, count: int = 3) -> list[str] | dict:
+    """The end of a history, with its features if it has them."""
+    if isinstance(history, dict):
+        return {name: value[-count:] if isinstance(value, list) else value for name, value in history.items()}
+    return history[-count:]
+
+
+def plot_training_curve(log_history: list[dict[str, float]], metric: str, path: Path) -> None:
+    """Training loss and validation metric by epoch, as a PNG; without matplotlib only a warning."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.warning("no plot of the training curve: pip install 'hf_rec[plots]'")
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    left = figure.subplots()
+    right = left.twinx()
+    for axes, key, color, label in (
+        (left, "loss", "tab:gray", "training loss"),
+        (right, f"eval_{metric.removeprefix('eval_')}", "tab:blue", f"validation {metric}"),
+    ):
+        points = [(entry["epoch"], float(entry[key])) for entry in log_history if key in entry]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=color, marker=".")
+        axes.set_ylabel(label, color=color)
+    left.set_xlabel("epoch")
+    figure.savefig(path, dpi=120)
+
+
+def machine(args: TrainingArguments) -> str:
+    """The devices of a run."""
+    if args.device.type != "cpu":
+        return f"{args.world_size} x {torch.accelerator.current_accelerator()}"
+    processes = f"{args.world_size} x " if args.world_size > 1 else ""
+    return f"{processes}{torch.get_num_threads()} CPU thread(s) ({platform.machine()})"
+
+
+__all__ = ["Origin", "card_facts", "plot_training_curve"]
