@@ -1,18 +1,10 @@
 """What leans on unstable parts of Transformers and datasets, outside of the model's own folder.
 
-Each part has a test in `tests/test_compat.py`, which the scheduled run with the newest releases executes too.
+Each part has a test in `tests/test_compat.py`, which the scheduled run with the newest releases executes too. Some of
+these modules take a second to load, so the functions import them.
 """
 
 from torch.utils.data import Sampler
-from transformers import Trainer
-from transformers.exporters import (
-    ExportedModel,
-    OnnxConfig,
-    OnnxExporter,
-    OnnxRuntimeDynamicConfig,
-    OnnxRuntimeQuantizer,
-)
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 
 def arrow_column(column):
@@ -27,24 +19,23 @@ def arrow_column(column):
 
 def length_grouping(sampler: Sampler | None) -> tuple[int, list[int]] | None:
     """Histories of a step and the length of each history, of the sampler that Transformers made; else None."""
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+
     if not isinstance(sampler, LengthGroupedSampler):
         return None
     return sampler.batch_size, sampler.lengths[:]
 
 
-def last_log(trainer_or_state) -> dict:
-    """The newest entry of the log, which callbacks may add to."""
-    state = trainer_or_state.state if isinstance(trainer_or_state, Trainer) else trainer_or_state
+def last_log(state) -> dict:
+    """The newest entry of the log in a `TrainerState`, which callbacks may add to."""
     return state.log_history[-1]
 
 
-__all__ = [
-    "ExportedModel",
-    "OnnxConfig",
-    "OnnxExporter",
-    "OnnxRuntimeDynamicConfig",
-    "OnnxRuntimeQuantizer",
-    "arrow_column",
-    "last_log",
-    "length_grouping",
-]
+def exporters():
+    """`transformers.exporters`, which Transformers declares experimental."""
+    from transformers import exporters
+
+    return exporters
+
+
+__all__ = ["arrow_column", "exporters", "last_log", "length_grouping"]

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Times of the data path on a generated log: sequences, split, vocabulary, input ids, and the tokenizer's files."""
+"""Time the data path on a generated log: sequences, split, vocabulary, input ids and the tokenizer's files."""
 
 import argparse
 import os
@@ -16,19 +16,19 @@ import tokenizers
 import transformers
 
 from hf_rec import ItemTokenizer
-from hf_rec.columns import make_lists
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
+from hf_rec.data.columns import make_lists
 
-HISTORY = 100  # items in each history that the two ways to look ids up are compared on
+HISTORY = 100  # items in each history of the comparison of encode_column with tokenizer(...)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--rows", type=int, default=25_000_000, help="interactions of the generated log")
-    parser.add_argument("--items", type=int, default=1_000_000, help="items of the vocabulary that is looked up")
+    parser.add_argument("--items", type=int, default=1_000_000, help="items of the vocabulary for the look-ups")
     parser.add_argument("--ids", type=int, default=10_000_000, help="ids that encode_column looks up")
     parser.add_argument("--stock_ids", type=int, default=500_000, help="ids that tokenizer(...) looks up")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated log")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the generated log")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def timed(step: str, count: int, unit: str, function, *args):
-    """The result of `function(*args)` and the units per second, after a line of the table."""
+    """Print a row of the table and return the result of `function(*args)` and the units per second."""
     start = time.perf_counter()
     result = function(*args)
     seconds = time.perf_counter() - start
@@ -70,7 +70,7 @@ def timed(step: str, count: int, unit: str, function, *args):
 
 
 def generated_log(rows: int, rng: np.random.Generator) -> pa.Table:
-    """A log like MovieLens 25M: 154 rows a user, up to 60,000 items of unequal popularity; rows in no order."""
+    """A log like MovieLens 25M: 154 rows a user, up to 60,000 items of unequal popularity, unordered rows."""
     users = rng.integers(0, max(1, rows // 154), rows)
     items = (60_000 * rng.random(rows) ** 4).astype(np.int64)
     times = rng.integers(1_000_000_000, 2_000_000_000, rows)

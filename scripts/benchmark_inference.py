@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Speed of evaluation and of recommendation with a saved recommender, through PyTorch and ONNX, whole and reduced.
+"""Speed of recommendation and evaluation with a saved recommender, in PyTorch and ONNX, in full and reduced precision.
 
-Every path recommends through the interface of the pipeline, from raw ids to raw ids, to all users of the test split:
-NDCG@10 of these lists says what a path costs in quality. The time of one user is that of a call with one history.
+Every path recommends to all users of the test split through the interface of the pipeline, from raw ids to raw ids.
+The NDCG@10 of these lists shows what a path costs in quality. The time of one user is that of a call with one history.
 """
 
 import argparse
@@ -20,11 +20,13 @@ import numpy as np
 import torch
 from transformers import pipeline
 
-from hf_rec import metrics
+from hf_rec import Bert4RecConfig
+from hf_rec.cli.arguments import feature_columns
 from hf_rec.data import build_sequences, histories_of, leave_one_out, tokenize_splits
-from hf_rec.export import OnnxRecommendationPipeline, export_recommender
+from hf_rec.evaluation import evaluate, metrics
 from hf_rec.hub import save_recommender
-from hf_rec.training import RecommendationTrainingArguments, load_or_create, ranking_trainer, suitable_collator
+from hf_rec.serving import OnnxRecommendationPipeline, export_recommender
+from hf_rec.training import create_model, load_model
 
 FIRST = """
 import time
@@ -44,7 +46,7 @@ def seconds_of(function, *args, **kwargs) -> float:
 
 
 def ndcg(lists: list[list[dict]], targets: list[str]) -> float:
-    """NDCG@10 of lists of ten."""
+    """NDCG@10 of lists of ten items."""
     items = ([entry["item_id"] for entry in ranked] for ranked in lists)
     ranks = [
         1 + ranked.index(target) if target in ranked else 11 for ranked, target in zip(items, targets, strict=True)
@@ -64,17 +66,22 @@ def measure(name: str, recommend, histories, targets, options: argparse.Namespac
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
-    parser.add_argument("--model_name_or_path", help="a saved recommender; a random one by default")
-    parser.add_argument("--max_length", type=int, default=200, help="positions of a random model's input")
+    parser.add_argument("--model_name_or_path", help="a saved recommender; default: a random one")
+    parser.add_argument("--max_length", type=int, default=200, help="positions of a random model")
     parser.add_argument("--calls", type=int, default=1000, help="calls with one history")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each, of which the median counts")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each path; the median counts")
     options = parser.parse_args()
     torch.manual_seed(0)
-    splits = leave_one_out(build_sequences(options.train_file))
-    model, tokenizer = load_or_create(splits, options.model_name_or_path, max_length=options.max_length)
-    timed = model.config.use_time_gaps
-    tokenized = tokenize_splits(splits, tokenizer, timed)
-    histories, targets = histories_of(splits["test"], timed), splits["test"]["target_id"][:]
+    if options.model_name_or_path:
+        columns = feature_columns(Bert4RecConfig.from_pretrained(options.model_name_or_path))
+        splits = leave_one_out(build_sequences(options.train_file, event_columns=columns))
+        model, tokenizer = load_model(options.model_name_or_path)
+    else:
+        splits = leave_one_out(build_sequences(options.train_file))
+        model, tokenizer = create_model(splits, max_length=options.max_length)
+    tokenized = tokenize_splits(splits, tokenizer, model.config.features)
+    histories = histories_of(splits["test"], model.config.features)
+    targets = splits["test"]["target_id"][:]
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
         + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "onnxruntime", "hf_rec"))
@@ -95,9 +102,7 @@ def main() -> None:
         for name, path in (("ONNX", exported), ("ONNX, 8-bit", quantized)):
             measure(name, OnnxRecommendationPipeline.from_pretrained(path, **threads), histories, targets, options)
 
-        args = RecommendationTrainingArguments(Path(folder) / "scratch", disable_tqdm=True)
-        trainer, _ = ranking_trainer(model, tokenized, suitable_collator(model, tokenizer), args)
-        evaluations = [seconds_of(trainer.evaluate, tokenized["test"]) for _ in range(options.runs)]
+        evaluations = [seconds_of(evaluate, model, tokenized) for _ in range(options.runs)]
         code = FIRST.format(folder=str(saved), history=histories[0])
         starts = [
             [float(part) for part in subprocess.check_output([sys.executable, "-c", code], text=True).split()]
@@ -105,7 +110,7 @@ def main() -> None:
         ]
         imported, first = (statistics.median(times) for times in zip(*starts, strict=True))
     print(f"\nEvaluation, all metrics: {statistics.median(evaluations):.2f} s")
-    print(f"New process: imported after {imported:.1f} s, first recommendation after {first:.1f} s")
+    print(f"New process: import after {imported:.1f} s, first recommendation after {first:.1f} s")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Quality beside a plain `BertForMaskedLM` at equal epochs, for several seeds: speed must not be bought with it.
+"""Compare quality with a plain `BertForMaskedLM` after equal epochs, for several seeds: speed must not cost quality.
 
-Both models have the sizes, dropout, batch, rate and schedule of `benchmark_training.py` and the stock Trainer; test
-metrics rank the whole catalogue after the given epochs, with the items of the history excluded.
+Both models have the sizes, dropout, batch, rate and schedule of `benchmark_training.py` and use the stock Trainer. The
+test metrics rank the whole catalogue without the items of the history.
 """
 
 import argparse
@@ -15,14 +15,16 @@ from benchmark_training import MASK_PROBABILITY, PaddedCollator, new_model
 from tqdm.auto import tqdm
 from transformers import Trainer, set_seed
 
-from hf_rec import ItemTokenizer, RankingMetrics, RecommendationCollator
-from hf_rec.baselines import evaluate_scorer, item_counts, popularity
+from hf_rec import Bert4RecConfig, ItemTokenizer, RecommendationCollator
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
+from hf_rec.evaluation import evaluate_scorer, ranking_metrics
+from hf_rec.evaluation.baselines import Scorer, popularity
+from hf_rec.model.inputs import pad_rows
 from hf_rec.training import RecommendationTrainingArguments
 
 
 def train(kind: str, tokenized, tokenizer, seed: int, options: argparse.Namespace):
-    """A model after the epochs."""
+    """A model, trained for the given epochs."""
     set_seed(seed)
     model = new_model(kind, tokenizer)
     plain = kind == "plain"
@@ -40,20 +42,24 @@ def train(kind: str, tokenized, tokenizer, seed: int, options: argparse.Namespac
             load_best_model_at_end=False,
             seed=seed,
         )
-        collator = PaddedCollator(tokenizer) if plain else RecommendationCollator(tokenizer, MASK_PROBABILITY)
+        collator = PaddedCollator(tokenizer) if plain else RecommendationCollator(model.config, MASK_PROBABILITY)
         Trainer(model, args, train_dataset=tokenized["train"], data_collator=collator).train()
     return model.eval()
 
 
-def scorer(model, tokenizer):
-    """Scores for the item after a history, from a mask at the end of an input as long as those of the training."""
+def scorer(model, tokenizer: ItemTokenizer) -> Scorer:
+    """Scores at a mask after each history, in inputs as long as in training."""
+    length = tokenizer.model_max_length
 
     @torch.no_grad()
-    def score(histories: torch.Tensor) -> torch.Tensor:
-        inputs = torch.nn.functional.pad(histories, (0, 1), value=tokenizer.mask_token_id)
-        missing = tokenizer.model_max_length - inputs.shape[1]
-        inputs = torch.nn.functional.pad(inputs, (missing, 0), value=tokenizer.pad_token_id)
-        return model(input_ids=inputs, attention_mask=(inputs != tokenizer.pad_token_id).long()).logits[:, -1]
+    def score(histories) -> torch.Tensor:
+        rows = [[*history[-(length - 1) :], tokenizer.mask_token_id] for history in histories]
+        input_ids, attention_mask = pad_rows(rows, tokenizer.pad_token_id, side="left")
+        missing = length - input_ids.shape[1], 0
+        return model(
+            input_ids=torch.nn.functional.pad(input_ids, missing, value=tokenizer.pad_token_id),
+            attention_mask=torch.nn.functional.pad(attention_mask, missing),
+        ).logits[:, -1]
 
     return score
 
@@ -72,11 +78,11 @@ def main() -> None:
     sequences = build_sequences(options.train_file)
     tokenizer = ItemTokenizer.from_items(sequences["item_ids"], max_length=options.max_length)
     tokenized = tokenize_splits(leave_one_out(sequences), tokenizer)
-    metrics = RankingMetrics(item_counts(tokenized["train"], len(tokenizer)))
-    collator = RecommendationCollator(tokenizer)
+    config = Bert4RecConfig(vocab_size=len(tokenizer), max_position_embeddings=options.max_length)
+    metrics = ranking_metrics(tokenized["train"], config)
 
-    def test(score, name: str) -> dict[str, float]:
-        return evaluate_scorer(score, tokenized["test"], collator, metrics, batch_size=64, description=name)
+    def test(score: Scorer, name: str) -> dict[str, float]:
+        return evaluate_scorer(score, tokenized["test"], config, metrics, batch_size=64, description=name)
 
     rows = {"popularity": [test(popularity(tokenized["train"], len(tokenizer)), "popularity")]}
     runs = [(kind, seed) for seed in options.seeds for kind in options.models]

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Time and memory of a training step against sequence length, catalogue, batch and cores, on random histories.
+"""Time and memory of a training step by sequence length, catalogue, batch and threads, on random histories.
 
-Each row is a process of its own: some steps of the model, its loss and its optimiser warm up, the median of the others
-counts; then the exact top 10 of one user is timed, and the evaluation of others with all metrics, in the batches that
-`scripts/train.py` takes. Memory is the peak of the process. From 100,000 items on, sampled losses update only the rows
-of the items that a step reads, as in `scripts/train.py`. `--plot` draws the tables.
+Each row is a process of its own. Some steps of the model, its loss and its optimizer warm up, and the median of the
+others counts. The process then times the exact top 10 of one user, and an evaluation with all metrics in the batches
+of `hf-rec train`. Memory is the peak of the process. From 100,000 items on, sampled losses update only the rows of the
+item table that a step uses, as in `hf-rec train`. `--plot` draws the tables.
 """
 
 import argparse
@@ -24,13 +24,15 @@ from tqdm.auto import tqdm
 from transformers import EvalPrediction
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, RankingMetrics
-from hf_rec.optimization import SparseRowAdamW
-from hf_rec.ranking_bert4rec import top_items
-from hf_rec.training import suitable_eval_batch_size, updates_rows
+from hf_rec.evaluation.evaluate import choose_eval_batch_size
+from hf_rec.model.ranking import top_items
+from hf_rec.training import RecommendationTrainingArguments
+from hf_rec.training.optimization import SparseRowAdamW
+from hf_rec.training.trainer import updates_rows
 
 BASE = {"length": 200, "items": 3_416, "batch": 128, "threads": 2, "hidden": 64, "loss": "softmax"}
-WARMUP_STEPS = 3  # the first also touch the memory of the optimiser
-MEASURES = {"step_ms": "step, ms", "memory_gb": "peak memory, GB"}  # that are plotted
+WARMUP_STEPS = 3  # the first one also allocates the state of the optimizer
+PLOTTED = {"step_ms": "step, ms", "memory_gb": "peak memory, GB"}
 LARGE = {"length": 50, "hidden": 128}
 TABLES = {
     "length": [BASE | {"length": length} for length in (50, 100, 200, 500, 1000)],
@@ -55,9 +57,9 @@ def run(shape: dict, options: argparse.Namespace) -> dict[str, float]:
         loss_type=shape["loss"],
     )
     model = Bert4RecForMaskedLM(config).train()
-    rowwise = updates_rows(config)
-    model.get_input_embeddings().sparse = rowwise
-    optimizer = (SparseRowAdamW if rowwise else torch.optim.AdamW)(model.parameters(), lr=1e-3)
+    model.items.sparse_gradients = updates_rows(config, RecommendationTrainingArguments("unused", use_cpu=True))
+    optimizer_class = SparseRowAdamW if model.items.sparse_gradients else torch.optim.AdamW
+    optimizer = optimizer_class(model.parameters(), lr=1e-3)
 
     def step() -> float:
         start = time.perf_counter()
@@ -82,14 +84,14 @@ def run(shape: dict, options: argparse.Namespace) -> dict[str, float]:
         return time.perf_counter() - start
 
     metrics = RankingMetrics(torch.ones(config.vocab_size).numpy())
-    histories = torch.randint(3, config.vocab_size, (suitable_eval_batch_size(config.vocab_size), shape["length"]))
+    histories = torch.randint(3, config.vocab_size, (choose_eval_batch_size(config.vocab_size), shape["length"]))
+    last = torch.full((len(histories), 1), shape["length"] - 1)
 
     @torch.inference_mode()
     def evaluate() -> float:
         start = time.perf_counter()
-        targets = torch.full_like(histories, -100)
-        targets[:, -1] = histories[:, 0]
-        scores = model(histories, banned_ids=histories[:, 1:], labels=targets).logits
+        targets = histories[:, :1]
+        scores = model(histories, banned_ids=histories[:, 1:], labels=targets, logits_to_keep=last).logits
         metrics.compute(EvalPrediction(metrics.preprocess(scores, targets).numpy(), None))
         return time.perf_counter() - start
 
@@ -108,7 +110,7 @@ def plot(results: dict[str, list[tuple[dict, dict]]], path: Path) -> None:
     panels = figure.subplots(2, len(results), sharex="col", sharey="row", squeeze=False)
     for column, (axis, rows) in enumerate(results.items()):
         values = list(dict.fromkeys(shape[axis] for shape, _ in rows))
-        for axes, (measure, label) in zip(panels[:, column], MEASURES.items(), strict=True):
+        for axes, (measure, label) in zip(panels[:, column], PLOTTED.items(), strict=True):
             for loss in dict.fromkeys(shape["loss"] for shape, _ in rows):
                 points = [(shape[axis], measured[measure]) for shape, measured in rows if shape["loss"] == loss]
                 axes.loglog(*zip(*points, strict=True), marker=".", label=loss)
@@ -124,8 +126,8 @@ def plot(results: dict[str, list[tuple[dict, dict]]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--axes", nargs="+", choices=TABLES, default=list(TABLES), help="what is varied")
-    parser.add_argument("--steps", type=int, default=5, help="timed steps of each")
+    parser.add_argument("--axes", nargs="+", choices=TABLES, default=list(TABLES), help="sizes to vary")
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each row")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plot", type=Path, help="PNG file for the plots")
     parser.add_argument("--only", type=json.loads, help=argparse.SUPPRESS)

@@ -1,9 +1,10 @@
 #!/usr/bin/env python
-"""Time to quality: seconds from the table to the test metrics with schedules of several lengths, and the metrics.
+"""Time to quality: seconds from the table to the test metrics, and the metrics, for several numbers of steps.
 
-Each row is a whole run of `train.py` with its defaults, but for the steps and for five validations instead of 25: the
-rate falls to zero within the steps, so a short run is better than the beginning of a long one. Other arguments go to
-`train.py`. The page that `reproduce.py` writes ends with the tables that are kept as `model_cards/results/*.md`.
+Each row is a whole run of `hf-rec train` with its defaults, except for the steps and for five validations instead of
+25. The learning rate decays to zero within the steps, so a short run reaches more than the same number of steps at the
+start of a long run. Unknown arguments are passed on to `hf-rec train`. The results page of `reproduce.py` includes the
+tables that are kept as `model_cards/results/*.md`.
 """
 
 import argparse
@@ -18,14 +19,17 @@ from pathlib import Path
 import torch
 from reproduce import read_run, train
 from tqdm.auto import tqdm
-from train import command_line
+
+from hf_rec.cli.train import command_line
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
-    parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="what is learned")
-    parser.add_argument("--steps", type=int, nargs="+", default=[1_000, 2_000, 4_000], help="lengths of the schedules")
+    parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="training objective")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[1_000, 2_000, 4_000], help="training steps of each run"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options, more = parser.parse_known_args()
 
@@ -33,7 +37,7 @@ def main() -> None:
     print(
         f"\n## {options.train_file.parent.name}, {options.objective}: time to quality\n\n"
         f"Seed {options.seed}; {machine}, torch {version('torch')}.\n\n"
-        f"`{command_line('benchmark_time.py', sys.argv[1:])}`\n"
+        f"`{command_line('python scripts/benchmark_time.py', sys.argv[1:])}`\n"
     )
     print(
         "| steps | table to test metrics, s | training, s | NDCG@10 | HR@10 |\n|---:|---:|---:|---:|---:|", flush=True

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Training speed and peak memory beside a plain `BertForMaskedLM` with the stock Trainer and beside other libraries.
+"""Compare training speed and peak memory with a plain `BertForMaskedLM` in the stock Trainer and with other libraries.
 
-Each run is a process of its own: histories are cut to `--max_length`, some steps warm up, the others are timed. The
-models take turns; medians and their ratios are printed. The plain model is what a Transformers user would write by
-hand: the same sizes and dropout, padded batches, scores at every position. The other libraries are measured where they
-are installed: see `requirements-peers.txt` and `peers.py`.
+Each run is a process of its own. It cuts histories to `--max_length`, warms up for some steps and times the others.
+The models take turns, and the script prints medians and their ratios. The plain model is what a user of Transformers
+would write by hand: the same sizes and dropout, padded batches, scores at every position. Other libraries are measured
+if they are installed: see `requirements-peers.txt` and `peers.py`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 
 
 class Clock(TrainerCallback):
-    """Time of each step."""
+    """Records the end of each step."""
 
     def __init__(self):
         self.ends = []
@@ -44,7 +44,7 @@ class Clock(TrainerCallback):
 
 
 class PaddedCollator(DataCollatorForLanguageModeling):
-    """Stock masks on the most recent items, padded to the longest input that the model takes."""
+    """The stock masks on the most recent items, padded to the longest input of the model."""
 
     def __init__(self, tokenizer):
         super().__init__(tokenizer, mlm_probability=MASK_PROBABILITY, pad_to_multiple_of=tokenizer.model_max_length)
@@ -55,7 +55,7 @@ class PaddedCollator(DataCollatorForLanguageModeling):
 
 
 def new_model(kind: str, tokenizer: ItemTokenizer):
-    """The plain model or that of this package, of the same sizes."""
+    """The plain model or the model of this package, with the same sizes."""
     sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
     if kind == "hf_rec":
         return Bert4RecForMaskedLM(Bert4RecConfig(**sizes, hidden_dropout_prob=0.2))
@@ -78,8 +78,9 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
         return speed | {"peak_memory_gb": peak_memory_gb()}
     tokenizer = ItemTokenizer.from_items(sequences["item_ids"], max_length=options.max_length)
     train = tokenize_splits(leave_one_out(sequences), tokenizer)["train"]
+    model = new_model(kind, tokenizer)
     if kind == "hf_rec":
-        collator, strategy = RecommendationCollator(tokenizer, MASK_PROBABILITY), "group_by_length"
+        collator, strategy = RecommendationCollator(model.config, MASK_PROBABILITY), "group_by_length"
     else:
         collator, strategy = PaddedCollator(tokenizer), "random"
     clock, steps = Clock(), options.hf_rec_steps if kind == "hf_rec" else options.plain_steps
@@ -92,16 +93,14 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             learning_rate=2e-3,
             weight_decay=0.0,
             train_sampling_strategy=strategy,
-            dataloader_drop_last=True,  # every step counts as a whole batch
+            dataloader_drop_last=True,  # so that every step has a whole batch
             eval_strategy="no",
             save_strategy="no",
             load_best_model_at_end=False,
             disable_tqdm=True,
             seed=options.seed,
         )
-        Trainer(
-            new_model(kind, tokenizer), args, train_dataset=train, data_collator=collator, callbacks=[clock]
-        ).train()
+        Trainer(model, args, train_dataset=train, data_collator=collator, callbacks=[clock]).train()
     seconds = clock.ends[-1] - clock.ends[options.warmup_steps - 1]
     return {
         "sequences_per_second": steps * options.batch_size / seconds,
@@ -119,9 +118,9 @@ def main() -> None:
     parser.add_argument("--max_length", type=int, default=200, help="positions of the input")
     parser.add_argument("--batch_size", type=int, default=128, help="histories in a step")
     parser.add_argument("--hf_rec_steps", type=int, default=60, help="timed steps of this package's model")
-    parser.add_argument("--plain_steps", type=int, default=10, help="timed steps of the others")
-    parser.add_argument("--warmup_steps", type=int, default=5, help="steps before the clock starts")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each")
+    parser.add_argument("--plain_steps", type=int, default=10, help="timed steps of the other models")
+    parser.add_argument("--warmup_steps", type=int, default=5, help="steps before the timed ones")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each model")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=["hf_rec", "plain", *PEERS], help=argparse.SUPPRESS)
     options = parser.parse_args()

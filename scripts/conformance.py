@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-# What the suite imports and its sdist lacks; the kwargs are those that every config must take.
-STUBS = {
+# Names that the suite imports from files that the sdist lacks. The two mixins are empty: the suite's tests of export
+# and of `generate` do not run, and `Bert4RecGenerationTest` has our own tests of `generate`. The kwargs are those that
+# every configuration must accept.
+NOT_IN_SDIST = {
     "__init__.py": "",
     "exporters/test_export.py": "class ExportTesterMixin: ...\n",
     "generation/test_utils.py": "class GenerationTesterMixin: ...\n",
@@ -38,7 +40,7 @@ def pip(*arguments: str) -> None:
 
 
 def fetch_suite(version: str, cache_dir: Path) -> Path:
-    """Folder with the test suite of Transformers `version` as the package `transformers_tests`; fetched once."""
+    """A folder with the test suite of a Transformers version as the package `transformers_tests`, fetched once."""
     suite = cache_dir / f"transformers-tests-{version}"
     if suite.exists():
         return suite
@@ -51,24 +53,28 @@ def fetch_suite(version: str, cache_dir: Path) -> Path:
         unpacked = Path(scratch, "suite")
         pip("install", "--no-deps", "--target", str(unpacked), "parameterized")
         package = Path(scratch, f"transformers-{version}", "tests").rename(unpacked / "transformers_tests")
-        for name, text in STUBS.items():
-            stub = package / name
-            stub.parent.mkdir(exist_ok=True)
-            stub.write_text(text)
+        for name, text in NOT_IN_SDIST.items():
+            file = package / name
+            if file.exists():
+                raise FileExistsError(
+                    f"the sdist of Transformers {version} has {name} now; remove it from NOT_IN_SDIST"
+                )
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(text)
         return unpacked.rename(suite)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description="Fetch the test suite of the installed Transformers from PyPI, once, and run it on BERT4Rec.",
-        epilog="Other arguments go to pytest, for instance: -k save_load -x",
+        description="Run the model tests of the installed Transformers, from its source distribution, on BERT4Rec.",
+        epilog="Unknown arguments are passed on to pytest, for example: -k save_load -x",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--cache_dir",
         type=Path,
         default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "hf_rec"),
-        help="where the suite is kept (default: %(default)s)",
+        help="folder that keeps the suite (default: %(default)s)",
     )
     arguments, pytest_arguments = parser.parse_known_args()
 

@@ -1,15 +1,15 @@
 """Training and recommendation speed of other libraries' models on the same histories, for the benchmark scripts.
 
-Each function of `PEERS` trains, in the library's own loop on CPU without loader workers, a model of 2 layers with 2
-heads, hidden size 64, feed-forward size 256, dropout 0.2, masks on 20 % of the items and a softmax over all items.
-It takes the training part of each history as strings, oldest first, and returns
+Each function of `PEERS` trains a model in the library's own loop, on the CPU and without loader workers. The model has
+2 layers, 2 heads, hidden size 64, feed-forward size 256, dropout 0.2, masks on 20 % of the items and a softmax over
+all items. The function takes the training part of each history as strings, oldest first, and returns
 
-- `sequences_per_second`: training sequences of the timed steps over their time, loading included. A sequence is the
-  end of a user's history, of `max_length` items; in RecBole it is a prefix of one.
-- `recommend_users_per_second`: the first `recommend_users` users over the time of their top 10 by the library's own
-  interface and the model just trained, in the same batch size. What the interface takes is prepared beforehand.
+- `sequences_per_second`: training sequences of the timed steps, divided by their time with loading. A sequence is the
+  end of a user's history, of `max_length` items; in RecBole it is a prefix of a history.
+- `recommend_users_per_second`: the first `recommend_users` users, divided by the time of their top 10 through the
+  library's own interface, with the trained model and the same batch size. The time excludes preparing the input.
 
-The libraries are installed by `pip install -r scripts/requirements-peers.txt`; `missing` tells if one is not.
+Install the libraries with `pip install -r scripts/requirements-peers.txt`; `missing` checks that they are installed.
 """
 
 import contextlib
@@ -41,11 +41,11 @@ RECBOLE = {
 
 
 class Clock:
-    """Ends of the training steps and the number of sequences in each."""
+    """Records the end of each training step and its number of sequences."""
 
     def __init__(self, steps: int, warmup_steps: int):
         if min(steps, warmup_steps) < 1:
-            raise ValueError(f"the clock needs a step to time and one before it, got {steps} and {warmup_steps}")
+            raise ValueError(f"steps and warmup_steps must be at least 1, got {steps} and {warmup_steps}")
         self.steps, self.warmup_steps = steps + warmup_steps, warmup_steps
         self.ends: list[float] = []
         self.sizes: list[int] = []
@@ -55,7 +55,7 @@ class Clock:
         self.sizes.append(size)
 
     def watch(self, batches: Iterable) -> Iterator:
-        """The batches, a step lasting until the next is asked for, and none after the last step."""
+        """Yield the batches up to the last step; a step ends when the loop takes the next batch."""
         for batch in batches:
             if len(self.ends) == self.steps:
                 return
@@ -73,7 +73,7 @@ class Clock:
 
 
 def missing(peer: str) -> str | None:
-    """What to do before one of `PEERS` can run, or None."""
+    """How to install what one of `PEERS` needs; None if it is installed."""
     absent = [module for module in MODULES[peer.split()[0]] if find_spec(module) is None]
     if not absent:
         return None
@@ -81,7 +81,7 @@ def missing(peer: str) -> str | None:
 
 
 def prepare(peer: str, seed: int) -> None:
-    """Fail with the install command if the library is missing; silence this process and seed it."""
+    """Seed this process and silence it; raise an error with the install command if the library is missing."""
     if message := missing(peer):
         raise ModuleNotFoundError(message)
     warnings.filterwarnings("ignore")
@@ -90,7 +90,7 @@ def prepare(peer: str, seed: int) -> None:
 
 
 def as_log(histories: list[list[str]]) -> pd.DataFrame:
-    """One row for each interaction; users are numbered and times are positions in the history."""
+    """A row for each interaction, with numbered users and the position in the history as its time."""
     lengths = [len(history) for history in histories]
     users, times = np.repeat(np.arange(len(histories)), lengths), np.concatenate([np.arange(n) for n in lengths])
     return pd.DataFrame({"user_id": users, "item_id": np.concatenate(histories), "timestamp": times})
@@ -99,10 +99,10 @@ def as_log(histories: list[list[str]]) -> pd.DataFrame:
 def train_rectools(
     model_name: str, histories, *, max_length, batch_size, steps, warmup_steps, seed, recommend_users=1_000
 ) -> dict[str, float]:
-    """`fit` and `recommend` of RecTools, which removes seen items and looks up the ids.
+    """`fit` and `recommend` of RecTools, which leaves out seen items and maps ids.
 
-    Its catalog is the items among the last `max_length` of each user. The feed-forward size of SASRec is always the
-    hidden size, 64. Users with one item are not trained on.
+    The catalogue has only the last `max_length` items of each user. The feed-forward size of SASRec always equals the
+    hidden size, 64. Users with one item are not used in training.
     """
     prepare("RecTools", seed)
     from pytorch_lightning import Trainer
@@ -132,10 +132,10 @@ def train_rectools(
 def train_recbole(
     histories, *, max_length, batch_size, steps, warmup_steps, seed, recommend_users=1_000
 ) -> dict[str, float]:
-    """`Trainer.fit` and `full_sort_topk` of RecBole, ids looked up.
+    """`Trainer.fit` and `full_sort_topk` of RecBole, with mapping of ids.
 
-    A sequence is a prefix of a history: a user with n items makes n - 1 of them, so an epoch has about as many
-    sequences as the log has rows. Seen items stay in the top 10, as RecBole removes none for sequential models.
+    A sequence is a prefix of a history: a user with n items gives n - 1 sequences, so an epoch has about as many
+    sequences as the log has rows. RecBole does not leave out seen items for sequential models.
     """
     prepare("RecBole", seed)
     from recbole.config import Config
@@ -149,10 +149,10 @@ def train_recbole(
             return super()._train_epoch(clock.watch(train_data), *args, **kwargs)
 
     clock = Clock(steps, warmup_steps)
-    log = as_log([[*history, history[0]] for history in histories])  # the last is the test item, which RecBole needs
+    log = as_log([[*history, history[0]] for history in histories])  # RecBole needs a test item, the last one
     log.columns = ["user_id:token", "item_id:token", "timestamp:float"]
     options = {"MAX_ITEM_LIST_LENGTH": max_length, "train_batch_size": batch_size, "seed": seed}
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # it writes to the working directory
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # RecBole writes to the working directory
         os.mkdir("log")
         log.to_csv("log/log.inter", sep="\t", index=False)
         config = Config("BERT4Rec", "log", config_dict={**RECBOLE, **options, "data_path": folder})
@@ -175,10 +175,10 @@ def train_recbole(
 def train_replay(
     histories, *, max_length, batch_size, steps, warmup_steps, seed, recommend_users=1_000
 ) -> dict[str, float]:
-    """`Trainer.fit` and `Trainer.predict` of RePlay; `CE_restricted` scores the masked positions alone.
+    """`Trainer.fit` and `Trainer.predict` of RePlay; `CE_restricted` scores only the masked positions.
 
-    The head shares the item embeddings, which is less work than RePlay's default. `RemoveSeenItems` removes the seen
-    items, a callback ranks, and the ids of the items are looked up.
+    The head shares the item embeddings, which is less work than RePlay's default. `RemoveSeenItems` leaves out seen
+    items, a callback ranks, and the ids of the items are mapped.
     """
     prepare("RePlay", seed)
     from lightning import Trainer

@@ -1,8 +1,9 @@
 #!/usr/bin/env python
-"""From the table of a data set to its results: trains with the default recipe, once for each seed, and tells.
+"""Reproduce the results of a data set: train with the default recipe once for each seed and write the results page.
 
-Runs `train.py` for each seed that is not done yet. Metrics and learning curves of all seeds and the card of the first
-are kept in `--cards_dir`, and the page of results there is made anew. Other arguments go to `train.py`.
+Runs `hf-rec train` for each seed that is not finished yet. Writes the metrics and learning curves of all seeds and the
+model card of the first seed to `--cards_dir`, and the results page there again. Unknown arguments are passed on to
+`hf-rec train`.
 """
 
 import argparse
@@ -15,18 +16,17 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
-from train import told
 
-from hf_rec.hub import CARD_METRICS as METRICS
+from hf_rec.cli.train import public_arguments
+from hf_rec.evaluation import BASELINES
+from hf_rec.hub.card import CARD_METRICS as METRICS
 
-TRAIN = Path(__file__).with_name("train.py")
-BASELINES = ("popularity", "last-item Markov")
 TIMES = {
     "training, s": lambda run: run["seconds"],
     "to 95 %, s": lambda run: time_to(0.95 * run["validation"][0], run),
     "an epoch, s": lambda run: run["seconds"] / run["epochs"],
 }
-# NDCG@10 and HR@10 by leave-one-out and full ranking without the history, as their authors report them.
+# NDCG@10 and HR@10, leave-one-out, full ranking without the items of the history, as the authors report them.
 PUBLISHED = {
     "ml-1m": {
         "BERT4Rec, ALBERT ([Petrov and Macdonald, 2022](https://github.com/asash/bert4rec_repro))": (0.1656, None),
@@ -57,48 +57,57 @@ PUBLISHED = {
         ),
     },
 }
-# Validation NDCG@10 whose time the page tells.
+# Values of the validation NDCG@10 for which the page gives the seconds of training.
 MILESTONES = {"ml-1m": (0.16, 0.175)}
 
 
 PAGE = """# Results
 
-Test metrics by leave-one-out: each user's last item is ranked among all items of the catalogue but, without
-`--include_seen`, those of the user's history, for all users; the item before it is for validation, by which the best
-weights of a run are kept. Means and standard deviations over the seeds. Published figures are as their authors report
-them, for the same data and protocol; what they train on, how long, and the order of items of equal time differ.
-Coverage is the share of the catalogue in anyone's list of ten, overlap the chance that an item of one user's list
-stands in another user's, novelty the mean of -log2 of the recommended items' share of the training interactions,
-popularity their mean number of interactions. Seconds of training include validation; those to 95 % are until the
-validation NDCG@10 first was 95 % of its best. The runs had one thread each and, some of them, other work beside them:
-seconds are upper bounds. A timed model reads the time from each item to the next and, as a server can, from the last
-item to the request; the other models read the order alone.
+Test metrics by leave-one-out. The last item of each user is the test target and the item before it the validation
+target. Each target is ranked among all items of the catalogue, for all users. Items of the user's history are left out
+of the ranking unless the command has `--include_seen`. Each run keeps the weights with the best validation metric.
+
+The tables show means and standard deviations over the seeds. Published figures are those that the authors report for
+the same data and protocol; their training data and time differ, and so does the order of items with equal times.
+Coverage is the share of the catalogue in anyone's list of ten. Overlap is the probability that an item of one user's
+list is also in another user's. Novelty is the mean of -log2 of the recommended items' share of the training
+interactions, popularity their mean number of training interactions.
+
+Seconds of training include validation. "To 95 %" is the time until the validation NDCG@10 first reached 95 % of its
+best value. Each run had one thread, and some runs shared the machine with other work, so the seconds are upper bounds.
+Timed models also read the time between items and between the last item and the request; the other models read only the
+order of the items.
 
 ![Learning curves](learning_curves.png)
 """
 
 
 def train(folder: Path, *arguments: object, **kwargs) -> Path:
-    """The folder of a run of `train.py`, which is started or goes on unless it is finished.
+    """Run `hf-rec train` in a process of its own, unless it is finished; an interrupted run resumes.
+
+    Returns:
+        The folder.
 
     Raises:
-        ValueError: for a folder that was finished with other arguments.
+        ValueError: for a folder with a run that had other arguments.
     """
     given = [*map(str, arguments)]
-    if not (folder / "config.json").exists():  # written last
-        subprocess.run([sys.executable, str(TRAIN), "--output_dir", str(folder), *given], check=True, **kwargs)
+    if not (folder / "config.json").exists():  # written at the end of a run
+        command = [sys.executable, "-m", "hf_rec.cli.train", "--output_dir", str(folder), *given]
+        subprocess.run(command, check=True, **kwargs)
     check_arguments(folder, given)
     return folder
 
 
 def check_arguments(folder: Path, given: list[str]) -> None:
     """Raise if a finished run had other arguments."""
-    if f" {told(given)}\n" not in (folder / "README.md").read_text(encoding="utf-8"):
-        raise ValueError(f"{folder} holds a run with other arguments than {told(given)}; give another --output_dir")
+    shown = public_arguments(given)
+    if f" {shown}\n" not in (folder / "README.md").read_text(encoding="utf-8"):
+        raise ValueError(f"{folder} holds a run with other arguments than {shown}; give another --output_dir")
 
 
 def read_run(folder: Path) -> dict:
-    """What a page of results tells of a run."""
+    """The results of a run."""
     results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
     log = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["log_history"]
     validations = [entry for entry in log if "eval_ndcg@10" in entry]
@@ -113,18 +122,18 @@ def read_run(folder: Path) -> dict:
 
 
 def spread(values: list[float], digits: int = 4) -> str:
-    """Mean and, of several, standard deviation."""
+    """Mean, and the standard deviation if there are several values."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def time_to(ndcg: float, run: dict) -> float | None:
-    """Seconds of training until the validation NDCG@10 first was as high, or None."""
+    """Seconds of training until the validation NDCG@10 first reached a value; None if it never did."""
     return next((seconds for seconds, reached in run["curve"] if reached >= ndcg), None)
 
 
 def write_page(cards_dir: Path) -> None:
-    """`results.md` and `learning_curves.png` from the results of all data sets."""
+    """Write `results.md` and `learning_curves.png` from the results of all data sets."""
     results = [json.loads(file.read_text(encoding="utf-8")) for file in sorted((cards_dir / "results").glob("*.json"))]
     lines, header = [PAGE], ["", *METRICS, *TIMES]
     for dataset in dict.fromkeys(result["dataset"] for result in results):
@@ -153,7 +162,7 @@ def write_page(cards_dir: Path) -> None:
 
 
 def plot(results: list[dict], path: Path) -> None:
-    """Validation NDCG@10 by seconds of training: a panel for each data set, a line for each seed."""
+    """Plot the validation NDCG@10 over the seconds of training: a panel for each data set, a line for each seed."""
     datasets = list(dict.fromkeys(result["dataset"] for result in results))
     objectives = list(dict.fromkeys(result["objective"] for result in results))
     figure = Figure(figsize=(4 * len(datasets), 3.5), layout="constrained")
@@ -172,21 +181,26 @@ def plot(results: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("dataset", help="a data set that `train.py` knows by name, or a folder of --data_dir")
-    parser.add_argument("--data_dir", type=Path, help="folder of the data sets, each a folder with a table")
-    parser.add_argument("--table", default="interactions.parquet", help="name of that table")
-    parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="what is learned")
-    parser.add_argument("--use_time_gaps", action="store_true", help="read the times of the items and of the request")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="a run for each")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="where the models go")
-    parser.add_argument("--cards_dir", type=Path, default=Path("model_cards"), help="where results and cards go")
+    parser.add_argument("dataset", help="a data set that `hf-rec train` knows by name, or a folder of --data_dir")
+    parser.add_argument("--data_dir", type=Path, help="folder with a folder for each data set")
+    parser.add_argument("--table", default="interactions.parquet", help="file name of the log in that folder")
+    parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="training objective")
+    for columns in ("--event_columns", "--request_columns"):
+        parser.add_argument(columns, nargs="+", default=[], help="as in `hf-rec train`")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run for each seed")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder for the models")
+    parser.add_argument("--cards_dir", type=Path, default=Path("model_cards"), help="folder for results and cards")
     options, more = parser.parse_known_args()
     if options.table != parser.get_default("table") and not options.data_dir:
         parser.error("--table needs --data_dir")
 
-    arguments = ["--objective", options.objective, *["--use_time_gaps"] * options.use_time_gaps]
+    arguments = ["--objective", options.objective]
+    for columns in ("event_columns", "request_columns"):
+        arguments += [f"--{columns}", *getattr(options, columns)] if getattr(options, columns) else []
+    read = dict.fromkeys([*options.event_columns, *options.request_columns])
+    features = ["timed" if column == "time_gap" else column for column in read]
     name = f"bert4rec-{options.dataset}" + "-causal" * (options.objective == "next-item")
-    name += "-timed" * options.use_time_gaps
+    name = "-".join([name, *features])
     data = ["--dataset_name", options.dataset]
     if options.data_dir:
         data = ["--train_file", options.data_dir / options.dataset / options.table]
@@ -198,10 +212,10 @@ def main() -> None:
     command = ["python scripts/reproduce.py", options.dataset, *table, *arguments, "--seeds"]
     result = {
         "dataset": options.dataset,
-        "objective": options.objective + ", timed" * options.use_time_gaps,
+        "objective": ", ".join([options.objective, *features]),
         "name": name,
         "seeds": options.seeds,
-        "command": " ".join([*command, *map(str, options.seeds), *[told(more)] * bool(more)]),
+        "command": " ".join([*command, *map(str, options.seeds), *[public_arguments(more)] * bool(more)]),
         "runs": [read_run(folder) for folder in folders],
     }
     (options.cards_dir / "results").mkdir(parents=True, exist_ok=True)

@@ -1,20 +1,25 @@
-"""BERT4Rec under the model tests of Transformers; `scripts/conformance.py` fetches and runs them."""
+"""BERT4Rec under the model tests of Transformers; `scripts/conformance.py` fetches and runs them.
 
+The source distribution of Transformers lacks its tests of `generate` (`GenerationTesterMixin`), so they do not run.
+`Bert4RecGenerationTest` compares each way of decoding with a slow loop or with another way instead.
+"""
+
+import itertools
 import unittest
 
+import torch
+from transformers import GenerationMixin, set_seed
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
 from transformers.testing_utils import torch_device
-from transformers_tests.generation.test_utils import GenerationTesterMixin
 from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from transformers_tests.test_training_mixin import TrainingTesterMixin
 
-from hf_rec.configuration_bert4rec import Bert4RecConfig
-from hf_rec.modeling_bert4rec import Bert4RecForCausalLM, Bert4RecForMaskedLM, Bert4RecModel
+from hf_rec import Bert4RecConfig, Bert4RecForCausalLM, Bert4RecForMaskedLM, Bert4RecModel
 
 # The suite decides by these names which class has a head, and which labels it takes.
 MODEL_MAPPING_NAMES["bert4rec"] = "Bert4RecModel"
@@ -96,14 +101,13 @@ class Bert4RecModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCase
 
 
 class RepeatingDecoder(Bert4RecForCausalLM):
-    """Generates as other models: the suite trains on a text that repeats."""
+    """Generates without the rules of serving: the suite trains on a text that repeats tokens."""
 
-    def __init__(self, config):
-        super().__init__(config)
-        self.generation_config.no_repeat_ngram_size = self.generation_config.suppress_tokens = None
+    def generate(self, *args, **kwargs):
+        return GenerationMixin.generate(self, *args, **kwargs)
 
 
-class Bert4RecDecoderTest(ModelTesterMixin, GenerationTesterMixin, TrainingTesterMixin, unittest.TestCase):
+class Bert4RecDecoderTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCase):
     all_model_classes = (Bert4RecModel, Bert4RecForCausalLM)
     test_can_init_all_missing_weights_before_2023 = True
 
@@ -115,3 +119,167 @@ class Bert4RecDecoderTest(ModelTesterMixin, GenerationTesterMixin, TrainingTeste
 
     def test_model(self):
         self.model_tester.create_and_check_model(*self.model_tester.prepare_config_and_inputs())
+
+    @unittest.skip("the source distribution lacks GenerationTesterMixin; see Bert4RecGenerationTest")
+    def test_generation_tester_mixin_inheritance(self): ...
+
+
+class Bert4RecGenerationTest(unittest.TestCase):
+    """`generate` of the causal model, with and without a repeat bias and with and without items of the history."""
+
+    def decoders(self, vocab_size=30, **options):
+        for use_repeat_bias, exclude_seen in itertools.product([False, True], repeat=2):
+            torch.manual_seed(0)
+            config = Bert4RecConfig(
+                vocab_size=vocab_size,
+                hidden_size=32,
+                max_position_embeddings=16,
+                is_decoder=True,
+                initializer_range=0.5,
+                use_repeat_bias=use_repeat_bias,
+                exclude_seen=exclude_seen,
+                **options,
+            )
+            model = Bert4RecForCausalLM(config).to(torch_device).eval()
+            if use_repeat_bias:
+                torch.nn.init.normal_(model.scores.repeat_bias.bias)
+            with self.subTest(use_repeat_bias=use_repeat_bias, exclude_seen=exclude_seen):
+                yield model
+
+    def histories(self, batch=4, length=5, vocab_size=30):
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(3, vocab_size, (batch, length), generator=generator).to(torch_device)
+
+    @torch.no_grad()
+    def next_log_probabilities(self, model, ids):
+        """(batch, vocab_size) from one forward pass over the ids, and -inf for what the rules of serving ban."""
+        log_probabilities = model(ids, use_cache=False).logits[:, -1].log_softmax(-1)
+        log_probabilities[:, list(model.config.special_token_ids)] = -torch.inf
+        return log_probabilities.scatter(1, ids, -torch.inf) if model.config.exclude_seen else log_probabilities
+
+    def test_greedy_is_the_best_item_again_and_again(self):
+        for model in self.decoders():
+            expected = self.histories()
+            for _ in range(6):
+                best = self.next_log_probabilities(model, expected).argmax(-1, keepdim=True)
+                expected = torch.cat([expected, best], dim=1)
+            found = model.generate(self.histories(), max_new_tokens=6, do_sample=False)
+            self.assertEqual(found.tolist(), expected.tolist())
+
+    def test_beams_find_the_best_of_all_sequences(self):
+        vocab_size = 12  # nine items, so that nine beams for two steps are an exhaustive search
+        for model in self.decoders(vocab_size):
+            histories = self.histories(batch=3, vocab_size=vocab_size)
+            found = model.generate(
+                histories,
+                max_new_tokens=2,
+                num_beams=9,
+                num_return_sequences=2,
+                do_sample=False,
+                return_dict_in_generate=True,
+                output_scores=True,
+            )
+            for row, history in enumerate(histories):
+                sums = {}
+                for first in range(vocab_size):
+                    after = torch.cat([history, history.new_tensor([first])]).unsqueeze(0)
+                    start = self.next_log_probabilities(model, history.unsqueeze(0))[0, first]
+                    for second, log_probability in enumerate(self.next_log_probabilities(model, after)[0]):
+                        sums[first, second] = (start + log_probability).item()
+                best = sorted(sums, key=sums.get, reverse=True)[:2]
+                beams = slice(2 * row, 2 * row + 2)
+                self.assertEqual(found.sequences[beams, -2:].tolist(), [list(pair) for pair in best])
+                mean = torch.tensor([sums[pair] / 2 for pair in best])  # by the number of new items
+                torch.testing.assert_close(found.sequences_scores[beams].cpu(), mean, rtol=0, atol=1e-4)
+
+    def test_samples_follow_the_probabilities_and_the_rules(self):
+        for model in self.decoders(vocab_size=12):
+            history = self.histories(batch=1, length=3, vocab_size=12)
+            set_seed(0)
+            sampled = model.generate(
+                history, max_new_tokens=1, do_sample=True, num_return_sequences=4_000, temperature=2.0, top_k=0
+            )
+            shares = torch.bincount(sampled[:, -1], minlength=12) / len(sampled)
+            logits = model(history).logits[0, -1] / 2.0
+            banned = self.next_log_probabilities(model, history)[0].isneginf()
+            expected = logits.masked_fill(banned, -torch.inf).softmax(-1)
+            torch.testing.assert_close(shares, expected.cpu(), rtol=0, atol=0.04)
+            self.assertEqual(shares[banned].sum(), 0)
+
+    def test_the_cache_changes_nothing(self):
+        ways = {
+            "greedy": {"do_sample": False},
+            "beams": {"do_sample": False, "num_beams": 4},
+            "sample": {"do_sample": True},
+            "sampled beams": {"do_sample": True, "num_beams": 3},
+        }
+        for model, (name, way) in itertools.product(self.decoders(), ways.items()):
+            outputs = []
+            for use_cache in (True, False):
+                set_seed(0)
+                outputs.append(
+                    model.generate(
+                        self.histories(),
+                        max_new_tokens=6,
+                        use_cache=use_cache,
+                        return_dict_in_generate=True,
+                        output_logits=True,
+                        **way,
+                    )
+                )
+            cached, plain = outputs
+            self.assertEqual(cached.sequences.tolist(), plain.sequences.tolist(), name)
+            torch.testing.assert_close(cached.logits, plain.logits, rtol=0, atol=1e-4)
+
+    def test_logits_of_generation_are_those_of_one_forward_pass(self):
+        for model in self.decoders():
+            histories = self.histories()
+            found = model.generate(
+                histories, max_new_tokens=6, do_sample=False, return_dict_in_generate=True, output_logits=True
+            )
+            with torch.no_grad():
+                logits = model(found.sequences).logits[:, histories.shape[1] - 1 : -1]
+            torch.testing.assert_close(torch.stack(found.logits, dim=1), logits, rtol=0, atol=1e-4)
+
+    def test_padding_on_the_left_changes_nothing(self):
+        for model, num_beams in itertools.product(self.decoders(), (1, 3)):
+            histories = self.histories()
+            padded = torch.nn.functional.pad(histories, (4, 0), value=model.config.pad_token_id)
+            mask = (padded != model.config.pad_token_id).long()
+            options = {"max_new_tokens": 6, "do_sample": False, "num_beams": num_beams}
+            plain = model.generate(histories, **options)
+            found = model.generate(padded, attention_mask=mask, **options)
+            self.assertEqual(found[:, 4:].tolist(), plain.tolist())
+
+    def test_embeddings_in_place_of_ids(self):
+        """The ids of the embeddings are unknown, so the rule against repeats holds only among the new items."""
+        for model in self.decoders():
+            histories = self.histories()
+            options = {"max_new_tokens": 6, "do_sample": False, "no_repeat_ngram_size": 0}
+            embeddings = model.get_input_embeddings()(histories)
+            if model.config.use_repeat_bias:
+                with self.assertRaisesRegex(ValueError, "needs input_ids"):
+                    model.generate(inputs_embeds=embeddings, **options)
+                continue
+            found = model.generate(inputs_embeds=embeddings, **options)
+            self.assertEqual(found.tolist(), model.generate(histories, **options)[:, histories.shape[1] :].tolist())
+            for row in model.generate(inputs_embeds=embeddings, max_new_tokens=6, do_sample=False).tolist():
+                self.assertTrue(len(set(row)) == 6 or not model.config.exclude_seen)
+
+    def test_generation_goes_on_from_its_cache(self):
+        for model in self.decoders():
+            options = {"do_sample": False, "return_dict_in_generate": True}
+            whole = model.generate(self.histories(), max_new_tokens=6, **options).sequences
+            part = model.generate(self.histories(), max_new_tokens=2, **options)
+            found = model.generate(part.sequences, cache=part.cache, max_new_tokens=4, **options)
+            self.assertEqual(found.sequences.tolist(), whole.tolist())
+
+    def test_an_assistant_changes_nothing(self):
+        """Drafts of another model are checked at several positions at once, and the cache is cropped after them."""
+        for model in self.decoders():
+            torch.manual_seed(1)
+            assistant = Bert4RecForCausalLM(model.config).to(torch_device).eval()
+            history = self.histories(batch=1)
+            plain = model.generate(history, max_new_tokens=6, do_sample=False)
+            found = model.generate(history, max_new_tokens=6, do_sample=False, assistant_model=assistant)
+            self.assertEqual(found.tolist(), plain.tolist())

@@ -78,3 +78,16 @@ def small_model(vocab_size: int, is_decoder: bool, **options):
         **options,
     )
     return recommender_class(config)(config).eval()
+
+
+def random_histories(generator: torch.Generator, batch: int, length: int, vocab_size: int = 23) -> torch.Tensor:
+    """(batch, length) ids of items."""
+    return torch.randint(3, vocab_size, (batch, length), generator=generator)
+
+
+def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, whose training mode computes what its evaluation mode does."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model

@@ -1,4 +1,4 @@
-"""What stock Transformers makes of a saved recommender. Run as a script, it cannot import `hf_rec`."""
+"""Opens saved recommenders with stock Transformers and prints what they answer. As a script, it blocks `hf_rec`."""
 
 import argparse
 import ast
@@ -16,6 +16,18 @@ HISTORIES = [
     ["never sold", "</s>", "été", "0"],
     [f"item-{number}" for number in range(12)],  # longer than the input of the model
 ]
+# For a model with the features rating, country and time_gap.
+REQUESTS = [
+    {
+        "item_ids": ["item-3", "never sold", "green tea"],
+        "rating": ["3", "1", None],
+        "country": ["fr", "fr", "at"],
+        "timestamps": [100, 200, 5_000],
+        "request": {"time": 90_000, "country": "fr"},
+    },
+    {"item_ids": ["item-3", "green tea"], "request": {"country": "at"}},
+    {"item_ids": [], "request": {"country": "fr", "time": 7}},
+]
 
 
 class Blocker(MetaPathFinder):
@@ -25,7 +37,7 @@ class Blocker(MetaPathFinder):
 
 
 def answers(name: str, **kwargs) -> dict:
-    """What the tokenizer, the models and the pipeline of a folder or repository answer, and of which class they are.
+    """Answers of the tokenizer, the models and the pipeline of a folder or repository, and their classes.
 
     Args:
         name: Folder or repository.
@@ -49,6 +61,7 @@ def answers(name: str, **kwargs) -> dict:
         "logits": logits.tolist(),
         "generated": generated,
         "recommended": recommend(HISTORIES, top_k=5),
+        "requested": recommend(REQUESTS, top_k=5) if config.features else None,
     }
 
 
@@ -57,7 +70,7 @@ def class_name(thing) -> str:
 
 
 def refusals(name: str) -> dict[str, str | None]:
-    """What a folder that is not trusted raises, by the way of opening it; None where it opened."""
+    """The error of each way to open a folder without trust; None where it opened."""
     raised = {}
     for trust in ({}, {"trust_remote_code": False}):
         for way, load in {
@@ -94,7 +107,7 @@ def train(name: str, folder: Path) -> list:
 
 
 def follow_card(folder: str) -> list:
-    """Run the Python code of a model card as it stands; returns the value of its last line."""
+    """Run the Python code of a model card and return the value of its last line."""
     (code,) = re.findall(r"```python\n(.*?)```", Path(folder, "README.md").read_text(encoding="utf-8"), re.DOTALL)
     *lines, last = ast.parse(code).body
     names = {}

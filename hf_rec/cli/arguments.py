@@ -7,12 +7,13 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict, load_dataset
 
 from ..data.encode import DERIVED
-from ..data.sequences import build_sequences
-from ..data.sources import PRESETS, load_log, read_table
-from ..data.splits import leave_one_out, temporal_split
+from ..data.files import TableFiles
+from ..data.sequences import build_sequences, read_sequences
+from ..data.sources import PRESETS, as_table, load_log
+from ..data.splits import join_splits, leave_one_out, temporal_split
 
 # Options that are valid only for a table of the user's own.
-TABLE = ("dataset_config_name", "dataset_split", "user_column", "item_column", "time_column")
+TABLE = ("dataset_config_name", "dataset_split", "user_column", "item_column", "time_column", "time_format")
 FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is given, alone or with "true" or "false"
 
 
@@ -20,9 +21,22 @@ FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is giv
 class DataArguments:
     """Where the interactions are and how they are split."""
 
-    train_file: str | None = field(
+    train_file: list[str] | None = field(
         default=None,
-        metadata={"help": "Interaction log: a Parquet, CSV or JSON lines file, one row for each interaction."},
+        metadata={
+            "help": "Interaction log, one row for each interaction, or a sequence of item_ids for each user_id: "
+            "Parquet, CSV or JSON lines files, folders or patterns of them."
+        },
+    )
+    validation_file: list[str] | None = field(
+        default=None, metadata={"help": "What the users did next, in place of --split; with --test_file."}
+    )
+    test_file: list[str] | None = field(
+        default=None, metadata={"help": "What the users did after that, in place of --split; with --validation_file."}
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Of text files; default: that of the file's kind."})
+    column_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the columns of text files without a header."}
     )
     dataset_name: str | None = field(
         default=None, metadata={"help": f"In place of --train_file: {', '.join(PRESETS)}, or a data set of the Hub."}
@@ -33,6 +47,9 @@ class DataArguments:
     item_column: str = field(default="item_id", metadata={"help": "Column of the item."})
     time_column: str | None = field(
         default=None, metadata={"help": "Column that orders a user's items; default: 'timestamp', or else 'position'."}
+    )
+    time_format: str | None = field(
+        default=None, metadata={"help": "How times are written as text, such as '%%d/%%m/%%Y %%H:%%M'."}
     )
     min_user_count: int | None = field(
         default=None,
@@ -60,6 +77,10 @@ class DataArguments:
     def __post_init__(self):
         if (self.train_file is None) == (self.dataset_name is None):
             raise ValueError("give one of --train_file and --dataset_name")
+        if (self.validation_file is None) != (self.test_file is None):
+            raise ValueError("give both of --validation_file and --test_file, or none")
+        if self.test_file and not self.train_file:
+            raise ValueError("--validation_file and --test_file need --train_file")
         given = [name for name in TABLE if getattr(self, name) != getattr(DataArguments, name)]
         if given and self.dataset_name in PRESETS:
             raise ValueError(f"the columns and the split of {self.dataset_name} are known; do not give {given}")
@@ -69,9 +90,22 @@ class DataArguments:
         return None if self.include_seen is None else not self.include_seen
 
     @property
+    def hub_dataset(self) -> str | None:
+        """Id of the data set, if it comes from the Hub."""
+        return None if self.dataset_name in PRESETS else self.dataset_name
+
+    @property
     def title(self) -> str:
         """Name of the data: of a file its folder, as in `ml-1m/interactions.parquet`, or else its own name."""
-        return self.dataset_name or Path(self.train_file).parent.name or Path(self.train_file).stem
+        if self.dataset_name:
+            return self.dataset_name
+        file = Path(self.train_file[0])
+        return file.parent.name or file.stem
+
+    @property
+    def split_name(self) -> str:
+        """How the data are split, for a card."""
+        return "given files" if self.test_file else self.split
 
     def load_splits(self, columns: Iterable[str] = ()) -> DatasetDict:
         """Training, validation and test data, as [`leave_one_out`] returns them.
@@ -79,21 +113,39 @@ class DataArguments:
         Args:
             columns: Columns of features that are kept; those that are computed from the timestamps may be missing.
         """
-        if self.dataset_name in PRESETS:
-            log, build = load_log(self.dataset_name), PRESETS[self.dataset_name]["build"]
-        else:
-            names = ("user_column", "item_column", "time_column")
-            log, build = self.load_table(), {name: getattr(self, name) for name in names}
-        counts = {"min_user_count": self.min_user_count, "min_item_count": self.min_item_count}
-        counts = {name: count for name, count in counts.items() if count is not None}
-        kept = [name for name in columns if name in log.column_names or name not in DERIVED]
-        sequences = build_sequences(log, event_columns=kept, **(build | counts))
+        columns = list(columns)
+        if self.test_file:
+            parts = (self.train_file, self.validation_file, self.test_file)
+            return join_splits(*(self.load_sequences(self.open_files(files), columns) for files in parts))
+        sequences = self.load_sequences(self.open_log(), columns)
         return leave_one_out(sequences) if self.split == "leave-one-out" else temporal_split(sequences)
 
-    def load_table(self):
-        """The user's own log."""
+    def load_sequences(self, log, columns: list[str]) -> Dataset:
+        """Sequences of a log, or those that it holds already."""
+        kept = [name for name in columns if name in log.column_names or name not in DERIVED]
+        counts = {"min_user_count": self.min_user_count, "min_item_count": self.min_item_count}
+        counts = {name: count for name, count in counts.items() if count is not None}
+        if "item_ids" in log.column_names:
+            if counts:
+                raise ValueError(f"{sorted(counts)} filter a log, but sequences were given; filter them before")
+            return read_sequences(as_table(log, {"user_id", "item_ids", "timestamps", *kept}), kept)
+        options = PRESETS[self.dataset_name]["build"] if self.dataset_name in PRESETS else self.table_options
+        return build_sequences(log, event_columns=kept, **(options | counts))
+
+    @property
+    def table_options(self) -> dict[str, str | None]:
+        """Options of [`build_sequences`] for a table of the user's own."""
+        return {name: getattr(self, name) for name in ("user_column", "item_column", "time_column", "time_format")}
+
+    def open_files(self, files: list[str]) -> TableFiles:
+        return TableFiles(files, (self.user_column, self.item_column), self.delimiter, self.column_names)
+
+    def open_log(self) -> TableFiles | Dataset:
+        """The log that was given."""
         if self.train_file:
-            return read_table(self.train_file, (self.user_column, self.item_column))
+            return self.open_files(self.train_file)
+        if self.dataset_name in PRESETS:
+            return load_log(self.dataset_name)
         log = load_dataset(self.dataset_name, self.dataset_config_name, split=self.dataset_split)
         if not isinstance(log, Dataset):
             raise TypeError(f"--dataset_split {self.dataset_split} of {self.dataset_name} is no single split")

@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
         exclude_seen=data.exclude_seen,
         batch_size=evaluation.batch_size,
     )
-    print(f"\nTest metrics on {data.title}, {data.split}, full ranking:\n\n{results_table(results)}")
+    print(f"\nTest metrics on {data.title}, {data.split_name}, full ranking:\n\n{results_table(results)}")
     if evaluation.output_file:
         evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

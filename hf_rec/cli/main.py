@@ -4,6 +4,8 @@ import argparse
 import sys
 from importlib import import_module
 
+from huggingface_hub.errors import StrictDataclassError
+
 COMMANDS = {
     "train": "train a recommender on an interaction log and evaluate it",
     "evaluate": "evaluate a saved recommender beside two baselines",
@@ -28,8 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
     command = parser.parse_args(arguments[:1]).command
     try:
         import_module(f"hf_rec.cli.{command}").main(arguments[1:])
-    except (ValueError, TypeError, OSError) as error:
-        sys.exit(f"hf-rec {command}: {error}")
+    except (ValueError, TypeError, OSError, StrictDataclassError) as error:
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        sys.exit(f"hf-rec {command}: {' '.join(str(cause or error).split())}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Recommend for a history given on the command line, or for every user of an interaction log."""
 
 import json
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
 from ..data.encode import histories_of
+from ..data.files import read_table
 from ..data.sequences import build_sequences
-from ..data.sources import read_table
 from ..model.pipeline_bert4rec import RecommendationPipeline
 from .arguments import FLAG, feature_columns
 
@@ -19,7 +20,10 @@ class RecommendArguments:
     """The histories, and what is recommended for them."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or folder of its export."})
-    history: list[str] = field(default_factory=list, metadata={"help": "Item ids, oldest first."})
+    history: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Item ids, oldest first; or one JSON list of them, for ids that begin with a dash."},
+    )
     file: str | None = field(default=None, metadata={"help": "In place of --history: an interaction log."})
     user_column: str = field(default="user_id", metadata={"help": "Column of the user in the log."})
     item_column: str = field(default="item_id", metadata={"help": "Column of the item in the log and in the titles."})
@@ -27,8 +31,8 @@ class RecommendArguments:
     time: float | None = field(
         default=None,
         metadata={
-            "help": "Time of the request, for a model that reads times: seconds since 1970, or a number in the unit of "
-            "the log; default: unknown."
+            "help": "Time of the request, for a model that reads times: seconds since 1970, or a number in the unit "
+            "of the log; default: unknown."
         },
     )
     titles_file: str | None = field(default=None, metadata={"help": "A table with the titles of the items."})
@@ -42,6 +46,8 @@ class RecommendArguments:
     blocked: list[str] | None = field(default=None, metadata={"help": "Item ids that are left out."})
 
     def __post_init__(self):
+        if len(self.history) == 1 and self.history[0].startswith("["):
+            self.history = json.loads(self.history[0])
         if bool(self.history) == bool(self.file):
             raise ValueError("give one of --history and --file")
         if self.time is not None and not self.file:
@@ -67,7 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             if entry["item_id"] in titles:
                 entry["title"] = titles[entry["item_id"]]
         line = {"recommended": recommended} if user is None else {"user_id": user, "recommended": recommended}
-        print(json.dumps(line, ensure_ascii=False))
+        print(json.dumps(line, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
 
 
 def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
@@ -94,6 +100,11 @@ def read_histories(args: RecommendArguments, recommend: RecommendationPipeline) 
 
 def read_titles(args: RecommendArguments) -> dict[str, str]:
     table = read_table(args.titles_file, [args.item_column])
+    if missing := {args.item_column, args.title_column} - {*table.column_names}:
+        raise ValueError(
+            f"no column {sorted(missing)} in {args.titles_file}, which has {table.column_names}; name the columns with "
+            "--item_column and --title_column"
+        )
     return dict(zip(map(str, table[args.item_column].to_pylist()), table[args.title_column].to_pylist(), strict=True))
 
 

@@ -15,6 +15,10 @@ from ..training.report import Origin
 from ..training.run import train_recommender
 from .arguments import FLAG, DataArguments, feature_columns
 
+TOKEN = re.compile(
+    r"--hub[_-]t\w*|--push_to_hub_token"
+)  # argparse also takes the beginning of a name, such as --hub_t
+
 
 @dataclass
 class ModelArguments:
@@ -86,6 +90,10 @@ class ModelArguments:
         default=10, metadata={"help": "Stop after this many validations without a better metric."}
     )
 
+    license: str | None = field(
+        default=None, metadata={"help": "License of the weights, for the model card, as 'apache-2.0'; default: none."}
+    )
+
     @property
     def config(self) -> dict[str, int | float | str]:
         """Fields of a new model's configuration that were given."""
@@ -112,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = HfArgumentParser(
         (DataArguments, ModelArguments, RecommendationTrainingArguments), prog="hf-rec train", description=__doc__
     )
-    data, model, args = parser.parse_args_into_dataclasses(arguments)
+    data, model, args = parse(parser, arguments)
     results = train_recommender(
         data.load_splits(model.columns()),
         args,
@@ -123,12 +131,22 @@ def main(arguments: list[str] | None = None) -> None:
         collator=model.collator,
         max_length=model.max_length,
         patience=model.early_stopping_patience,
-        origin=Origin(data.title, data.split, command_line("hf-rec train", arguments)),
+        origin=Origin(
+            data.title, data.split_name, command_line("hf-rec train", arguments), model.license, data.hub_dataset
+        ),
     )
     if results:
         print(
             f"\nTest metrics, full ranking:\n\n{results_table(results)}\n\nModel, card and results: {args.output_dir}"
         )
+
+
+def parse(parser: HfArgumentParser, arguments: list[str]) -> tuple:
+    """The dataclasses of a parser, from arguments or from one JSON or YAML file of them."""
+    if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
+        read = parser.parse_json_file if arguments[0].endswith(".json") else parser.parse_yaml_file
+        return read(arguments[0])
+    return parser.parse_args_into_dataclasses(arguments)
 
 
 def command_line(command: str, arguments: list[str]) -> str:
@@ -138,13 +156,23 @@ def command_line(command: str, arguments: list[str]) -> str:
 
 def public_arguments(arguments: list[str]) -> str:
     """Arguments without the folders of this machine and without a token of the Hub."""
-    return re.sub(r"(--hub[_-]t\w*)[= ]\S+", r"\1 TOKEN", shlex.join(map(without_folders, arguments)))
+    shown, secret = [], False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        is_token = TOKEN.fullmatch(name)
+        shown.append("TOKEN" if secret else f"{name}=TOKEN" if is_token and equals else without_folders(argument))
+        secret = bool(is_token) and not equals
+    return shlex.join(shown)
 
 
 def without_folders(argument: str) -> str:
     """A path as its name and folder."""
     path = Path(argument)
-    return "/".join(path.parts[-2:]) if path.is_absolute() or path.exists() else argument
+    try:
+        is_path = path.is_absolute() or path.exists()
+    except OSError:  # such as a name that is too long for a file
+        is_path = False
+    return "/".join(path.parts[-2:]) if is_path else argument
 
 
 if __name__ == "__main__":

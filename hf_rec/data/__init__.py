@@ -1,1 +1,28 @@
 """From a log of interactions to tokenized splits and batches."""
+
+from .collator import RecommendationCollator
+from .encode import fit_features, histories_of, name_features, tokenize_splits
+from .files import TableFiles, read_table
+from .sequences import build_sequences, load_preset, read_sequences
+from .sources import PRESETS, load_log
+from .splits import join_splits, leave_one_out, temporal_split
+from .tokenization_items import ItemTokenizer
+
+__all__ = [
+    "PRESETS",
+    "ItemTokenizer",
+    "RecommendationCollator",
+    "TableFiles",
+    "build_sequences",
+    "fit_features",
+    "histories_of",
+    "join_splits",
+    "leave_one_out",
+    "load_log",
+    "load_preset",
+    "name_features",
+    "read_sequences",
+    "read_table",
+    "temporal_split",
+    "tokenize_splits",
+]

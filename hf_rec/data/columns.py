@@ -11,6 +11,14 @@ from ..compat import arrow_column
 
 logger = logging.get_logger(__name__)
 
+EXACT_BITS = {16: 11, 32: 24, 64: 53}  # of the whole numbers that a float of so many bits tells apart
+# Usual ways to write a time; the day comes first in some countries, the month in others.
+TIME_FORMATS = [
+    *("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d"),
+    *("%m/%d/%Y %H:%M:%S", "%d/%m/%Y %H:%M:%S", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M", "%m/%d/%Y", "%d/%m/%Y"),
+    *("%d.%m.%Y %H:%M:%S", "%d.%m.%Y %H:%M", "%d.%m.%Y"),
+]
+
 
 def as_array(column: Iterable) -> pa.Array:
     """One Arrow array of a column of a `datasets.Dataset`, an Arrow or pandas column, or any iterable.
@@ -41,7 +49,7 @@ def one_of_each_type(column: Iterable) -> str:
 
 def with_large_strings(type_: pa.DataType) -> pa.DataType:
     """`type_` with 64-bit string offsets, which no number of ids overflows."""
-    if pa.types.is_string(type_):
+    if is_string(type_):
         return pa.large_string()
     if is_list(type_):
         return pa.list_(with_large_strings(type_.value_type))
@@ -53,29 +61,42 @@ def is_list(type_: pa.DataType) -> bool:
 
 
 def id_strings(ids: pa.Array) -> pa.Array:
-    """Ids as strings: integers (and floats without a fraction, as pandas makes of them) as their decimal strings.
+    """Ids as strings: whole numbers as their decimal strings, UUIDs as they are usually written.
 
     Missing ids stay null, and empty strings and NaN become null.
 
     Raises:
-        TypeError: for ids of another type.
+        TypeError: for ids of another type, and numbers that are not whole or too large to be exact.
     """
     if pa.types.is_dictionary(ids.type):
         ids = ids.dictionary_decode()
-    if pa.types.is_floating(ids.type):
-        ids = pc.if_else(pc.is_nan(ids), None, ids)
-        whole = pc.and_(pc.equal(pc.floor(ids), ids), pc.less(pc.abs(ids), 2.0**53))  # above, integers share a float
-        if not pc.all(whole, min_count=0).as_py():
-            raise TypeError(f"ids are strings or integers, got {ids.filter(pc.invert(whole))[0]}")
-        ids = ids.cast(pa.int64())
+    if isinstance(ids.type, pa.UuidType):
+        ids = pa.array([None if value is None else str(value) for value in ids.to_pylist()], pa.large_string())
+    elif pa.types.is_floating(ids.type):
+        ids = whole_numbers(pc.if_else(pc.is_nan(ids), None, ids), EXACT_BITS[ids.type.bit_width])
+    elif pa.types.is_decimal(ids.type):
+        ids = whole_numbers(ids, 63)
+    elif pa.types.is_binary(ids.type) or pa.types.is_large_binary(ids.type):
+        try:
+            ids = ids.cast(pa.large_string())
+        except pa.ArrowInvalid as error:
+            raise TypeError(f"ids are strings or integers, got bytes that are no text: {error}") from error
     elif not (pa.types.is_integer(ids.type) or pa.types.is_null(ids.type) or is_string(ids.type)):
         raise TypeError(f"ids are strings or integers, got {ids.type}")
     ids = ids.cast(pa.large_string())
     return pc.if_else(pc.equal(ids, ""), None, ids)
 
 
+def whole_numbers(ids: pa.Array, bits: int) -> pa.Array:
+    """Fractions or decimals as integers, if all are whole and less than 2 ** bits, above which they are not exact."""
+    whole = pc.and_(pc.equal(pc.floor(ids), ids), pc.less(pc.abs(ids).cast(pa.float64()), 2.0**bits))
+    if not pc.all(whole, min_count=0).as_py():
+        raise TypeError(f"ids are strings or integers, got {ids.filter(pc.invert(whole))[0]} ({ids.type})")
+    return ids.cast(pa.int64())
+
+
 def is_string(type_: pa.DataType) -> bool:
-    return pa.types.is_string(type_) or pa.types.is_large_string(type_)
+    return pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_string_view(type_)
 
 
 def list_lengths(lists: pa.Array) -> np.ndarray:
@@ -125,6 +146,38 @@ def time_number(value, type_: pa.DataType):
         return time_numbers(cut.cast(type_), "cut")[0]
     except pa.ArrowInvalid as error:
         raise ValueError(f"the cut {value!r} is not of the type of the timestamps, {type_}: {error}") from error
+
+
+def parse_times(column: pa.Array, name: str, time_format: str | None = None) -> pa.Array:
+    """Times as they are; those that are text as timestamps.
+
+    Raises:
+        ValueError: for text in no usual way, or in several ways that give different times.
+    """
+    if not is_string(column.type):
+        return column
+    column = column.cast(pa.string())
+    if time_format is None:
+        try:
+            return column.cast(pa.timestamp("us", "UTC"))  # ISO 8601 with a time zone
+        except pa.ArrowInvalid:
+            pass
+    present = column.drop_null()
+    fitting = {}
+    for way in [time_format] if time_format else TIME_FORMATS:
+        times = pc.strptime(column, format=way, unit="us", error_is_null=True)
+        if times.null_count == column.null_count:
+            fitting.setdefault(way, times)
+    distinct = {way: times for way, times in fitting.items() if not times.equals(next(iter(fitting.values())))}
+    if not fitting:
+        raise ValueError(
+            f"column {name!r}: cannot read times such as {present[0].as_py() if len(present) else None!r}"
+            f"{f' as {time_format!r}' if time_format else ''}; give time_format, such as '%d/%m/%Y %H:%M'"
+        )
+    if distinct:
+        ways = [next(iter(fitting)), *distinct]
+        raise ValueError(f"column {name!r}: times fit several formats, {ways}; give one as time_format")
+    return next(iter(fitting.values()))
 
 
 def whole_times(column: pa.Array, name: str) -> np.ndarray:

@@ -9,6 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from ..model.features import KINDS, Feature, encode, fit
 from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, whole_times
+from .sequences import report
 from .splits import target_column
 from .tokenization_items import ItemTokenizer
 
@@ -62,8 +63,8 @@ def distinct(feature: Feature, train: Dataset) -> Sequence:
 def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, features: Sequence[Feature] = ()) -> DatasetDict:
     """Token ids, features and targets of each split: whole histories, which the collator cuts.
 
-    Items that the tokenizer does not know are left out of the histories, as in the pipeline. A training history
-    without any known item is dropped.
+    Items that the tokenizer does not know are left out of the histories, as in the pipeline, and a warning counts
+    them. A training history without any known item is dropped.
 
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
@@ -73,16 +74,28 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, features: Seq
         For each split `user_id`, `input_ids` (int32) and `length`; `labels` (int) for validation and test; with
         features `event_features`: (events, columns) codes (int32) of each history, and, for validation and test, one
         more row for the request that asks for the target.
+
+    Raises:
+        ValueError: for a training split without any known item.
     """
     tokenized = {}
     for name, split in splits.items():
         input_ids = tokenizer.encode_column(split["item_ids"])
         known = input_ids.flatten().to_numpy() != tokenizer.unk_token_id
+        report(int((~known).sum()), len(known), f"interactions of the {name} split with items unknown to the model")
+        if name == "train" and not known.any():
+            raise ValueError(
+                f"the model knows none of the items of the {name} split, such as {split['item_ids'][0][:3]}"
+            )
         input_ids = filter_lists(input_ids, known)
         columns = {"user_id": as_array(split["user_id"]), "input_ids": input_ids, "length": list_lengths(input_ids)}
         if "target_id" in split.column_names:
             targets = make_lists(as_array(split["target_id"]), np.ones(len(split)))
             columns["labels"] = tokenizer.encode_column(targets).flatten()
+            unknown = int(pc.sum(pc.equal(columns["labels"], tokenizer.unk_token_id), min_count=0).as_py())
+            report(
+                unknown, len(split), f"{name} targets that no ranking can hit, as the model does not know the items"
+            )
         if features:
             columns["event_features"] = encode_events(split, features, known)
         table = pa.table(columns)

@@ -8,8 +8,9 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers.utils import logging
 
-from .columns import as_array, id_strings, make_lists, time_numbers
-from .sources import PRESETS, as_table, load_log, read_table
+from .columns import as_array, id_strings, list_lengths, make_lists, parse_times, time_numbers
+from .files import TableFiles
+from .sources import PRESETS, as_table, load_log
 
 logger = logging.get_logger(__name__)
 
@@ -39,6 +40,7 @@ def build_sequences(
     event_columns: Iterable[str] = (),
     min_user_count: int = 1,
     min_item_count: int = 1,
+    time_format: str | None = None,
 ) -> Dataset:
     """Histories of the users of an interaction log, each in time order; equal times keep the order of the rows.
 
@@ -46,12 +48,15 @@ def build_sequences(
     counts are left out; their numbers are logged.
 
     Args:
-        interactions: A file for [`read_table`], a `datasets.Dataset`, or an Arrow, pandas or Polars table.
-        time_column: Numbers, dates or times; if None, `timestamp`, or else `position`.
+        interactions: A file, a list of files or [`TableFiles`], a `datasets.Dataset`, or an Arrow, pandas or Polars
+            table.
+        time_column: Numbers, dates or times, also as text; if None, `timestamp`, or else `position`.
         event_columns: Other columns that are kept, for features of the model.
         min_user_count: Fewest interactions of a user. Together with `min_item_count` this is a k-core: rows are
             filtered until both hold.
         min_item_count: Fewest interactions of an item.
+        time_format: How times are written as text, such as "%d/%m/%Y %H:%M"; by default one of the usual ways that
+            fits all of them.
 
     Returns:
         Columns `user_id` (string), `item_ids` (strings, oldest first), `timestamps` and a list column for each of the
@@ -63,17 +68,17 @@ def build_sequences(
         ValueError: for a missing column, a missing or infinite time, or a log of which nothing is left.
     """
     event_columns = list(dict.fromkeys(event_columns))
-    if isinstance(interactions, (str, Path)):
-        interactions = read_table(interactions, (user_column, item_column))
-    used = {user_column, item_column, time_column, "timestamp", "position", *event_columns}
-    table = as_table(interactions, used)
-    time_column = time_column or next((name for name in ("timestamp", "position") if name in table.column_names), None)
-    missing = {user_column, item_column, time_column or "timestamp", *event_columns} - set(table.column_names)
-    if missing:
+    if isinstance(interactions, (str, Path, list)):
+        interactions = TableFiles(interactions, (user_column, item_column))
+    names = column_names(interactions)
+    time_column = time_column or next((name for name in ("timestamp", "position") if name in names), None)
+    used = {user_column, item_column, time_column or "timestamp", *event_columns}
+    if missing := used - set(names):
         raise ValueError(
-            f"no column {sorted(missing)} in the table, which has {table.column_names}; name the columns with "
-            "user_column, item_column, time_column and event_columns"
+            f"no column {sorted(missing)} in the table, which has {names}; name the columns with user_column, "
+            "item_column, time_column and event_columns, and those of a file without a header with column_names"
         )
+    table = as_table(interactions, used)
     if reserved := sorted(RESERVED.intersection(event_columns)):
         raise ValueError(f"event_columns {reserved} have names that sequences use otherwise; rename them in the log")
     if not table.num_rows:
@@ -81,7 +86,8 @@ def build_sequences(
 
     users, user_names = encode_ids(table[user_column], user_column)
     items, item_names = encode_ids(table[item_column], item_column)
-    times = time_numbers(table[time_column], time_column)
+    timestamps = parse_times(as_array(table[time_column]), time_column, time_format)
+    times = time_numbers(timestamps, time_column)
     known = np.flatnonzero((users >= 0) & (items >= 0))
     report(len(users) - len(known), len(users), "rows without a user or an item")
 
@@ -103,9 +109,45 @@ def build_sequences(
         "user_id": user_names.take(pa.array(users[core][starts])),
         "item_ids": make_lists(item_names.take(pa.array(items[core])), lengths),
     }
-    for name, source in {"timestamps": time_column, **dict(zip(event_columns, event_columns, strict=True))}.items():
-        columns[name] = make_lists(as_array(table[source]).take(pa.array(core)), lengths)
+    values = {"timestamps": timestamps} | {name: as_array(table[name]) for name in event_columns}
+    columns |= {name: make_lists(column.take(pa.array(core)), lengths) for name, column in values.items()}
     return Dataset(pa.table(columns))
+
+
+def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
+    """Sequences that are ready: a row for each user, with `user_id`, `item_ids` and, where there are, `timestamps`.
+
+    Args:
+        columns: Other list columns, for features of the model.
+
+    Raises:
+        ValueError: for a missing column, a missing id, or a list of another length than `item_ids`.
+    """
+    kept = ["item_ids", *(["timestamps"] if "timestamps" in table.column_names else []), *columns]
+    if missing := {"user_id", *kept} - set(table.column_names):
+        raise ValueError(f"no column {sorted(missing)} in the sequences, which have {table.column_names}")
+    ids = as_array(table["item_ids"])
+    items = id_strings(ids.flatten())
+    users = id_strings(as_array(table["user_id"]))
+    if items.null_count or users.null_count:
+        raise ValueError(f"{items.null_count} item ids and {users.null_count} user ids are missing or empty")
+    lengths = list_lengths(ids)
+    sequences = {"user_id": users, "item_ids": make_lists(items, lengths)}
+    for name in kept[1:]:
+        column = as_array(table[name])
+        if not np.array_equal(list_lengths(column), lengths):
+            row = int(np.flatnonzero(list_lengths(column) != lengths)[0])
+            raise ValueError(f"column {name!r} needs a value for each item, which row {row} of the sequences lacks")
+        sequences[name] = make_lists(column.flatten(), lengths)
+    return Dataset(pa.table(sequences))
+
+
+def column_names(interactions) -> list[str]:
+    """Names of the columns of files, a data set or a table."""
+    for name in ("column_names", "columns"):
+        if hasattr(interactions, name) and hasattr(interactions, "__len__") or isinstance(interactions, TableFiles):
+            return list(map(str, getattr(interactions, name)))
+    return as_table(interactions, set()).column_names
 
 
 def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array]:
@@ -147,4 +189,4 @@ def report(count: int, total: int, what: str) -> None:
         logger.warning(f"left out {count:,} of {total:,}: {what}")
 
 
-__all__ = ["build_sequences", "load_preset"]
+__all__ = ["build_sequences", "load_preset", "read_sequences"]

@@ -1,16 +1,12 @@
-"""Tables of interactions: files, data sets, data frames, and public logs by name."""
+"""Tables of interactions: data sets, data frames, and public logs by name."""
 
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet
 from datasets import Dataset, Features, Value, load_dataset
 
 from .columns import as_array
+from .files import TableFiles
 
 RATINGS = Features(user_id=Value("string"), item_id=Value("string"), rating=Value("float32"), timestamp=Value("int64"))
 # Public logs at their official addresses: arguments of `load_dataset` and of `build_sequences`.
@@ -68,32 +64,13 @@ def load_log(name: str, data_files: str | None = None) -> Dataset:
     return load_dataset(**load, split="train")
 
 
-def read_table(path: str | Path, id_columns: Iterable[str] = ("user_id", "item_id")) -> pa.Table:
-    """A Parquet, CSV (`.csv`, `.tsv`, also compressed) or JSON lines file as a table; ids in CSV stay as written."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
-    kinds = {suffix.lower() for suffix in path.suffixes}
-    try:
-        if ".parquet" in kinds:
-            return pa.parquet.read_table(path)
-        if kinds & {".csv", ".tsv"}:
-            return pa.csv.read_csv(
-                path,
-                parse_options=pa.csv.ParseOptions(delimiter="\t" if ".tsv" in kinds else ",", newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(column_types=dict.fromkeys(id_columns, pa.large_string())),
-            )
-        if kinds & {".json", ".jsonl", ".ndjson"}:
-            return pa.json.read_json(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    raise ValueError(f"cannot tell the format of {path}; its name must end in .parquet, .csv, .tsv, .json or .jsonl")
-
-
 def as_table(interactions, columns: set) -> pa.Table:
-    """A `datasets.Dataset`, or an Arrow, pandas or Polars table, as an Arrow table; of pandas, these columns alone."""
+    """Files, a `datasets.Dataset`, or an Arrow, pandas or Polars table, as an Arrow table with these columns at least;
+    those of files and of pandas that are not used are not read."""
     if isinstance(interactions, pa.Table):
         return interactions
+    if isinstance(interactions, TableFiles):
+        return interactions.read(columns)
     if isinstance(interactions, Dataset):
         return interactions.with_format("arrow")[:]
     if hasattr(interactions, "to_arrow"):  # Polars
@@ -113,4 +90,4 @@ def as_table(interactions, columns: set) -> pa.Table:
     )
 
 
-__all__ = ["PRESETS", "as_table", "load_log", "read_table"]
+__all__ = ["PRESETS", "as_table", "load_log"]

@@ -83,6 +83,46 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
     return splits
 
 
+def join_splits(train: Dataset, validation: Dataset, test: Dataset) -> DatasetDict:
+    """Splits that are given as sequences of their own: what each user did in training, in validation and in test.
+
+    A user's target is the first item of the validation or test split; the history is all that came before it.
+
+    Returns:
+        As [`leave_one_out`].
+    """
+    parts = [train, validation, test]
+    columns = [set(list_columns(part)) for part in parts]
+    if columns[1:] != columns[:-1]:
+        raise ValueError(f"the splits have different columns: {[sorted(names) for names in columns]}")
+    users = pa.concat_arrays([as_array(part["user_id"]) for part in parts]).dictionary_encode()
+    rows = users.indices.to_numpy()
+    lengths = np.concatenate([list_lengths(as_array(part["item_ids"])) for part in parts])
+    order = np.argsort(np.repeat(rows, lengths), kind="stable")  # a user's splits one after the other
+    split = np.repeat([0, 1, 2], [len(part) for part in parts])
+    counts = np.zeros((3, len(users.dictionary)), dtype=np.int64)
+    np.add.at(counts, (split, rows), lengths)
+    joined = {"user_id": users.dictionary}
+    for name in list_columns(train):
+        values = pa.concat_arrays([as_array(part[name]).flatten() for part in parts])
+        joined[name] = make_lists(values.take(pa.array(order)), counts.sum(0))
+    sequences, before = Dataset(pa.table(joined)), np.cumsum(counts, axis=0)
+    splits = DatasetDict(
+        train=cut_histories(sequences, counts[0]),
+        validation=with_targets(sequences, np.where(counts[1] > 0, before[0], 0)),
+        test=with_targets(sequences, np.where(counts[2] > 0, before[1], 0)),
+    )
+    for number, name in enumerate(("validation", "test"), start=1):
+        report(
+            int(((counts[number] > 0) & (before[number - 1] == 0)).sum()),
+            int((counts[number] > 0).sum()),
+            f"{name} users without a history before it",
+        )
+        if not len(splits[name]):
+            raise ValueError(f"no user of the {name} split has a history in the splits before it")
+    return splits
+
+
 def target_column(name: str) -> str:
     """The column of a split with the target's value of a list column.
 
@@ -128,4 +168,4 @@ def places(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-__all__ = ["leave_one_out", "target_column", "temporal_split"]
+__all__ = ["join_splits", "leave_one_out", "target_column", "temporal_split"]

@@ -105,10 +105,16 @@ class ItemTokenizer(TokenizersBackend):
         return make_lists(ids.fill_null(self.unk_token_id), list_lengths(histories))
 
     def _add_tokens(self, new_tokens, special_tokens=False):
-        """Items join the vocabulary: what the parent class adds is found within the ids of other items, too."""
-        if special_tokens or all(getattr(token, "special", False) for token in new_tokens):
-            return super()._add_tokens(new_tokens, special_tokens)
+        """Add items to the vocabulary. The parent class would also find them inside the ids of other items.
+
+        Raises:
+            ValueError: for a new special token: the model knows only those that it has, and would recommend others.
+        """
         vocabulary = self.get_vocab()
+        if special_tokens or all(getattr(token, "special", False) for token in new_tokens):
+            if unknown := [str(token) for token in new_tokens if str(token) not in vocabulary]:
+                raise ValueError(f"an item tokenizer takes no new special tokens, got {unknown}; add them as items")
+            return super()._add_tokens(new_tokens, special_tokens)
         known = len(vocabulary)
         for item in map(str, new_tokens):
             vocabulary.setdefault(item, len(vocabulary))

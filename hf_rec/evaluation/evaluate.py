@@ -63,7 +63,12 @@ def evaluation_arguments(output_dir: str, args: TrainingArguments | None, batch_
     use_cpu = args is not None and args.use_cpu
     disable_tqdm = None if args is None else args.disable_tqdm
     return TrainingArguments(
-        output_dir, per_device_eval_batch_size=batch_size, use_cpu=use_cpu, disable_tqdm=disable_tqdm, report_to="none"
+        output_dir,
+        per_device_eval_batch_size=batch_size,
+        use_cpu=use_cpu,
+        disable_tqdm=disable_tqdm,
+        dataloader_pin_memory=False,
+        report_to="none",
     )
 
 

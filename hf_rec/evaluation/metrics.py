@@ -73,7 +73,7 @@ class RankingMetrics:
         share = self.item_counts / max(self.item_counts.sum(), 1)
         rarest = share[share > 0].min(initial=1.0)
         return {
-            "coverage": np.count_nonzero(users_of_item) / self.num_items,
+            "coverage": float(np.count_nonzero(users_of_item) / self.num_items),
             "overlap": float(np.sum(users_of_item * (users_of_item - 1)) / pairs),
             "novelty": float(np.mean(-np.log2(np.maximum(share[recommended], rarest)))) if len(recommended) else 0.0,
             "popularity": float(np.mean(self.item_counts[recommended])) if len(recommended) else 0.0,

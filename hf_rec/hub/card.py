@@ -1,12 +1,15 @@
 """The model card of a recommender."""
 
+import re
 from collections.abc import Mapping
+from html import escape
 from importlib.resources import files
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.configuration_bert4rec import Bert4RecConfig
 
+MARKUP = re.compile(r"([\\`*|\[\]])")
 CARD_METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "overlap@10", "novelty@10", "popularity@10")
 
 BERT4REC = """```bibtex
@@ -27,10 +30,15 @@ SASREC = """```bibtex
 ```"""
 
 
+def plain_text(text: str) -> str:
+    """Text that Markdown and HTML show as it is, in a table, too."""
+    return MARKUP.sub(r"\\\1", escape(" ".join(text.split()), quote=False))
+
+
 def results_table(results: Mapping[str, Mapping[str, float]], metrics: tuple[str, ...] = CARD_METRICS) -> str:
     """A Markdown table with a row for each recommender and a column for each metric."""
     rows = [["", *metrics]]
-    rows += [[name, *(f"{values[metric]:.4f}" for metric in metrics)] for name, values in results.items()]
+    rows += [[plain_text(name), *(f"{values[metric]:.4f}" for metric in metrics)] for name, values in results.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
@@ -60,6 +68,8 @@ def model_card(
     results: Mapping[str, Mapping[str, float]],
     facts: Mapping[str, object],
     repo: str | None = None,
+    license: str | None = None,
+    hub_dataset: str | None = None,
 ) -> ModelCard:
     """The card of a trained recommender.
 
@@ -69,10 +79,14 @@ def model_card(
         results: Test metrics, by name, of the model and of the baselines.
         facts: The other fields of the card's template.
         repo: Where the model can be loaded from; its title if None.
+        license: Of the weights; none is claimed if None.
+        hub_dataset: Id of the data set on the Hub, if it is there.
     """
     metadata = ModelCardData(
         library_name="transformers",
-        license="apache-2.0",
+        license=license,
+        pipeline_tag="recommendation",
+        datasets=None if hub_dataset is None else [hub_dataset],
         tags=["recommendation", "sequential-recommendation", "bert4rec", "hf_rec"],
         metrics=["ndcg", "hit_rate", "mrr"],
         model_name=name,
@@ -93,8 +107,8 @@ def model_card(
     return ModelCard(
         template.format(
             metadata=metadata.to_yaml(),
-            name=name,
-            dataset=dataset,
+            name=plain_text(name),
+            dataset=plain_text(dataset),
             repo=repo or name,
             table=results_table(results),
             **facts,

@@ -43,6 +43,19 @@ def save_recommender(
             os.replace(file, folder / file.name)
 
 
+def write_json(path: Path, content) -> None:
+    """Write a JSON file as a whole or not at all."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}-", delete=False
+    ) as file:
+        json.dump(content, file, indent=2, sort_keys=True)
+    try:
+        os.replace(file.name, path)
+    except OSError:
+        os.unlink(file.name)
+        raise
+
+
 def check_folder(folder: Path, model_type: str) -> None:
     """Raise if a folder is a file or holds another kind of model."""
     if folder.exists() and not folder.is_dir():
@@ -57,4 +70,4 @@ def check_folder(folder: Path, model_type: str) -> None:
             raise ValueError(f"{folder} holds a model of type {found!r}; choose another folder")
 
 
-__all__ = ["check_folder", "save_recommender"]
+__all__ = ["check_folder", "save_recommender", "write_json"]

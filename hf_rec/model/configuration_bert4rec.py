@@ -42,7 +42,6 @@ class Bert4RecConfig(PreTrainedConfig):
         unk_token_id: Token of an item that is not in the catalogue; never recommended.
         mask_token_id: Token at the place of an item to predict; never recommended.
         is_decoder: Whether a position reads only itself and earlier ones: the causal model, [`Bert4RecForCausalLM`].
-        use_cache: Whether a causal model in evaluation mode returns its keys and values.
         tie_word_embeddings: Whether one item table reads histories and scores items.
         loss_type: What training minimises: "softmax", the cross entropy over the whole catalogue; "sampled_softmax",
             over sampled negatives, for large catalogues; or "gbce", the generalised binary cross entropy
@@ -78,7 +77,6 @@ class Bert4RecConfig(PreTrainedConfig):
     unk_token_id: int = 1
     mask_token_id: int = 2
     is_decoder: bool = False
-    use_cache: bool = True
     tie_word_embeddings: bool = True
     loss_type: str = "softmax"
     num_negatives: int = 1024
@@ -107,7 +105,9 @@ class Bert4RecConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As Transformers does it, with the features as dictionaries."""
-        return super().to_dict() | {"features": [feature.to_dict() for feature in self.features]}
+        fields = super().to_dict() | {"features": [feature.to_dict() for feature in self.features]}
+        fields.pop("use_cache", None)  # set by Trainers; the model does not read it
+        return fields
 
     def save_pretrained(self, *args, **kwargs):
         """Save with the name of the pipeline, for readers without this package."""
@@ -138,17 +138,18 @@ class Bert4RecConfig(PreTrainedConfig):
         return self.vocab_size - len(self.special_token_ids)
 
     def validate_sizes(self):
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_hidden_layers",
-            "num_attention_heads",
-            "intermediate_size",
-            "max_position_embeddings",
-            "num_negatives",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        least = {
+            "vocab_size": len(self.special_token_ids) + 1,
+            "hidden_size": 1,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "intermediate_size": 1,
+            "max_position_embeddings": 2,
+            "num_negatives": 1,
+        }
+        for name, value in least.items():
+            if getattr(self, name) < value:
+                raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)}")
 
     def validate_loss(self):
         if self.loss_type not in LOSS_TYPES:
@@ -169,6 +170,8 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError(f"features need names of their own, got {names}")
 
     def validate_heads(self):
+        if self.num_attention_heads < 1:
+            return  # reported by validate_sizes
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
@@ -183,9 +186,10 @@ class Bert4RecConfig(PreTrainedConfig):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "gbce_calibration"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
-        for name in ("initializer_range", "layer_norm_eps", "rope_theta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        largest = {"initializer_range": 10, "layer_norm_eps": 1, "rope_theta": 1e30}  # beyond, weights overflow
+        for name, value in largest.items():
+            if not 0 < getattr(self, name) <= value:
+                raise ValueError(f"{name} must lie in (0, {value}], got {getattr(self, name)}")
 
     def validate_token_ids(self):
         ids = dict(zip(("pad_token_id", "unk_token_id", "mask_token_id"), self.special_token_ids, strict=True))

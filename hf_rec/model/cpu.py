@@ -28,8 +28,8 @@ def usable(kernel: Callable[[], bool]) -> bool:
 @lru_cache
 @torch.no_grad()
 def checked(check: Callable[[], bool]) -> bool:
-    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False), torch.device("cpu"):
+        torch.default_generator.manual_seed(0)  # `torch.manual_seed` would seed GPUs too
         agrees = check()
     if not agrees:
         logger.warning(f"a CPU kernel differs from the plain operation ({check.__name__}); the plain one is used")
@@ -52,31 +52,27 @@ class Dropout(nn.Dropout):
 def dropout_mask(shape: torch.Size, threshold: int, dtype: torch.dtype) -> torch.Tensor:
     """0 with the probability `threshold` / 65,536, else the factor that keeps the mean."""
     count = shape.numel()
-    bits = torch.empty(-(-count // 4), dtype=torch.long).random_(-(2**63), None)
+    bits = torch.empty(-(-count // 4), dtype=torch.long, device="cpu").random_(-(2**63), None)
     noise = bits.view(torch.int16)[:count].view(shape)
     return (noise >= threshold - 2**15).to(dtype).mul_(2**16 / (2**16 - threshold))
 
 
 def check_dropout() -> bool:
     mask = dropout_mask(torch.Size([40_000]), 2**14, torch.float32)
-    return mask.unique().tolist() == [0.0, torch.tensor(4 / 3).item()] and abs(mask.mean().item() - 1) < 0.03
+    values = torch.tensor([0, 4 / 3], dtype=torch.float32)
+    return torch.equal(mask.unique(), values) and abs(mask.mean().item() - 1) < 0.03
 
 
 def score_items(states: torch.Tensor, table: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """(..., items) scores of (..., hidden_size) states: `linear(states, table, bias)`, with an (items, hidden_size) table.
+    """`linear(states, table, bias)`: (..., items) scores of (..., hidden_size) states, by the vectors of the items.
 
     For a few states and a large table on a CPU, blocks of the table are multiplied one by one, which is several times
     faster.
     """
-    rows = states.shape[:-1].numel()
-    if (
-        len(table) < LARGE_TABLE
-        or not 0 < rows <= FEW_STATES
-        or table.device.type != "cpu"
-        or torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or not usable(check_blocks)
-    ):
+    if len(table) < LARGE_TABLE or table.device.type != "cpu" or torch.compiler.is_compiling():
+        return nn.functional.linear(states, table, bias)
+    rows = states.shape[:-1].numel()  # a constant in an exported graph, so not above
+    if not 0 < rows <= FEW_STATES or torch.is_grad_enabled() or not usable(check_blocks):
         return nn.functional.linear(states, table, bias)
     scores = multiply_blocks(states.reshape(rows, -1), table)
     return (scores + bias).view(*states.shape[:-1], -1)
@@ -92,7 +88,7 @@ def multiply_blocks(states: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
 
 def check_blocks() -> bool:
-    states, table = torch.randn(2, 8), torch.randn(1_003, 8)
+    states, table = torch.randn(2, 8, dtype=torch.float32), torch.randn(1_003, 8, dtype=torch.float32)
     return torch.allclose(multiply_blocks(states, table), states @ table.t(), atol=1e-4)
 
 
@@ -115,7 +111,7 @@ def onednn() -> AbstractContextManager:
 
 
 def check_onednn() -> bool:
-    left, right = torch.randn(64, 96), torch.randn(96, 128)
+    left, right = torch.randn(64, 96, dtype=torch.float32), torch.randn(96, 128, dtype=torch.float32)
     exact = (left.double() @ right.double()).float()
     with onednn():
         return torch.allclose(left @ right, exact, atol=1e-4)  # bfloat16 would be wrong by 0.1

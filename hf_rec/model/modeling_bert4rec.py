@@ -10,7 +10,7 @@ from functools import wraps
 
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationMixin, LogitsProcessorList, PreTrainedModel
+from transformers import DynamicCache, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation import NoRepeatNGramLogitsProcessor, SuppressTokensLogitsProcessor
@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.deprecation import deprecate_kwarg
-from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
@@ -43,6 +43,13 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
     "AutoModelForCausalLM": "modeling_bert4rec.Bert4RecForCausalLM",
 }
+
+
+def given_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
+    """The one of the two that was given."""
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give exactly one of input_ids and inputs_embeds")
+    return input_ids if inputs_embeds is None else inputs_embeds
 
 
 def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,7 +93,7 @@ def scored_positions(
 
 
 def rows_of_scores(ids: torch.Tensor, labels: torch.Tensor | None, count: int) -> torch.Tensor:
-    """The (batch, n) ids of a history for each of its scores: those of its labels, or `count` scores without labels."""
+    """The (batch, n) ids of the histories, repeated for each score: one a label, or `count` a row without labels."""
     return ids.unsqueeze(1).expand(-1, count, -1) if labels is None else ids[(labels != -100).nonzero()[:, 0]]
 
 
@@ -135,6 +142,14 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Bert4RecRepeatBias):
             init.zeros_(module.bias)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
+        """As Transformers does it; weights that the saved model had and the folder lacks are an error."""
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if info["missing_keys"] and cls.__name__ in (model.config.architectures or ()):
+            raise ValueError(f"{pretrained_model_name_or_path} lacks the weights {sorted(info['missing_keys'])}")
+        return (model, info) if output_loading_info else model
+
     @property
     def items(self) -> ItemTable:
         """The table that reads histories."""
@@ -165,7 +180,6 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         self.post_init()
 
     @deprecate_kwarg("past_key_values", "5.40.0", new_name="cache")
-    @merge_with_config_defaults
     @capture_outputs
     def forward(
         self,
@@ -191,7 +205,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             positions_to_keep: (batch, n) positions whose states are needed; the last layer computes no others. All if
                 None.
             cache: Keys and values of the items before `input_ids`, of a decoder.
-            use_cache: Whether a decoder returns `cache`; by default in evaluation mode.
+            use_cache: Whether a decoder returns `cache`; by default in evaluation mode. `config.use_cache` is not
+                used, as every Trainer sets it to False for training and saves it so.
 
         Returns:
             `last_hidden_state` of shape (batch, length, hidden_size), or (batch, n, hidden_size) with
@@ -199,11 +214,10 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
 
         Raises:
             ValueError: for neither or both kinds of input, an input longer than `max_position_embeddings`, and
-                features of another shape than the model reads.
+                features of another shape than the model reads;
+                a cache for an encoder.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give exactly one of input_ids and inputs_embeds")
-        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        inputs = given_inputs(input_ids, inputs_embeds)
         length = inputs.shape[1]
         if length > self.config.max_position_embeddings:
             raise ValueError(
@@ -218,9 +232,11 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 f"{tuple(inputs.shape[:2])} and {columns} feature column(s) in the config need "
                 f"{(*inputs.shape[:2], columns)}"
             )
-        if not self.config.is_decoder:
-            cache = None
-        elif use_cache and cache is None and not self.training:
+        if not self.config.is_decoder and (use_cache or cache is not None):
+            raise ValueError("an encoder keeps no cache; give use_cache and cache to a model with is_decoder=True")
+        if use_cache is None:
+            use_cache = self.config.is_decoder and not self.training
+        if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
         if position_ids is None:
             past = 0 if cache is None else cache.get_seq_length()
@@ -409,7 +425,7 @@ class Bert4RecForMaskedLM(Bert4RecRecommender):
             `config.loss_type`, without `logits`; otherwise the cross entropy over the catalogue.
         """
         num_items_in_batch = kwargs.pop("num_items_in_batch", None)
-        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        inputs = given_inputs(input_ids, inputs_embeds)
         positions, labels = scored_positions(labels, logits_to_keep, inputs.shape)
         outputs = self.model(
             input_ids=input_ids,
@@ -418,6 +434,7 @@ class Bert4RecForMaskedLM(Bert4RecRecommender):
             inputs_embeds=inputs_embeds,
             event_features=event_features,
             positions_to_keep=positions,
+            return_dict=True,
             **kwargs,
         )
         loss, logits = self.score_states(
@@ -467,7 +484,7 @@ class Bert4RecForCausalLM(Bert4RecRecommender, GenerationMixin):
         if shift_labels is None and labels is not None and not torch.is_tensor(logits_to_keep):
             shift_labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         labels = labels if shift_labels is None else shift_labels
-        inputs = input_ids if inputs_embeds is None else inputs_embeds
+        inputs = given_inputs(input_ids, inputs_embeds)
         positions, labels = scored_positions(labels, logits_to_keep, inputs.shape)
         outputs = self.model(
             input_ids=input_ids,
@@ -478,6 +495,7 @@ class Bert4RecForCausalLM(Bert4RecRecommender, GenerationMixin):
             positions_to_keep=positions,
             cache=cache,
             use_cache=use_cache if labels is None else False,
+            return_dict=True,
             **kwargs,
         )
         loss, logits = self.score_states(
@@ -495,9 +513,10 @@ class Bert4RecForCausalLM(Bert4RecRecommender, GenerationMixin):
         """As Transformers does it, by the rules of serving: no special tokens and, with `config.exclude_seen`, no item
         of the history and none twice, unless the call gives `no_repeat_ngram_size`."""
         rules = LogitsProcessorList(logits_processor or [])
-        rules.append(SuppressTokensLogitsProcessor([*self.config.special_token_ids], device=self.device))
+        rules.append(ItemsAlone([*self.config.special_token_ids], device=self.device))
         if self.config.exclude_seen and "no_repeat_ngram_size" not in kwargs:
             rules.append(NoRepeatNGramLogitsProcessor(1))
+        rules.append(ItemsLeft())
         return super().generate(inputs, generation_config, logits_processor=rules, **kwargs)
 
     @wraps(GenerationMixin.prepare_inputs_for_generation, assigned=())  # `generate` reads the signature
@@ -511,6 +530,23 @@ class Bert4RecForCausalLM(Bert4RecRecommender, GenerationMixin):
             event_features = nn.functional.pad(event_features, (0, 0, 0, generated))
             inputs["event_features"] = event_features[:, -inputs["input_ids"].shape[1] :]
         return inputs
+
+
+class ItemsAlone(SuppressTokensLogitsProcessor):
+    """Bans the special tokens. A class of its own, as `generate` drops `suppress_tokens` for one of the same class."""
+
+
+class ItemsLeft(LogitsProcessor):
+    """Raises where no item is left that may be generated."""
+
+    def __call__(self, input_ids, scores):
+        empty = scores.isneginf().all(-1)
+        if empty.any():
+            raise ValueError(
+                f"no item is left to generate after {input_ids.shape[1]} items; give a smaller max_new_tokens, or "
+                "no_repeat_ngram_size=0 to repeat items"
+            )
+        return scores
 
 
 def recommender_class(config: Bert4RecConfig) -> type[Bert4RecRecommender]:

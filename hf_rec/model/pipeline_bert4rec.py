@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from itertools import islice
 from math import floor, isfinite
-from numbers import Real
+from numbers import Integral, Real
 from operator import itemgetter
 from typing import Any
 
@@ -13,17 +13,18 @@ import torch
 from transformers import Pipeline
 
 from .features import MISSING_TIME, TIMES, Feature, encode
-from .inputs import build_request
+from .inputs import build_request, pad_rows
 from .ranking import top_items
 
-ITEMS, REQUEST, TIME = "item_ids", "request", "time"
+ITEMS, REQUEST, TIME, CANDIDATES = "item_ids", "request", "time", "candidates"
 
 
 class RecommendationPipeline(Pipeline):
     """Recommends the items that may follow a history.
 
     A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`,
-    best first. A list of histories gives a list of such lists, a generator an iterator over them. Ids that the model
+    best first. A list of histories gives a list of such lists, a generator an iterator over them. Arrays, columns of
+    tables and data sets of histories are lists, too. Ids that the model
     does not know are skipped. In a list or a dictionary, a history may be empty. Scores are logits: they order the
     items for one history and are no probabilities.
 
@@ -36,12 +37,13 @@ class RecommendationPipeline(Pipeline):
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
         exclude_seen: Whether items of the history are left out; `config.exclude_seen` of the model if None.
-        candidates: Item ids to choose from; the whole catalogue if None.
+        candidates: Item ids to choose from; the whole catalogue if None. With a list of histories also a list of ids
+            for each of them; a dictionary may have its own as "candidates".
         blocked: Item ids that are left out.
         batch_size: Histories that are computed together.
 
     Raises:
-        TypeError: for item ids that are not strings, or a history that is not a list.
+        TypeError: for item ids that are not strings, a history that is not a list, or a count that is not whole.
         ValueError: for an empty list, a `top_k` below 1, candidates of which none is known, columns that the model
             does not read or that have another length than the items, and timestamps that are not in order.
     """
@@ -49,7 +51,7 @@ class RecommendationPipeline(Pipeline):
     _load_tokenizer = True
 
     def __init__(self, *args, batch_size: int = 64, **kwargs):
-        super().__init__(*args, batch_size=batch_size, **kwargs)
+        super().__init__(*args, batch_size=check_count(batch_size, "batch_size"), **kwargs)
         if len(self.tokenizer) != self.model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they "
@@ -58,6 +60,7 @@ class RecommendationPipeline(Pipeline):
         if isinstance(self.model, torch.nn.Module):
             self.model.eval()
         vocabulary = self.tokenizer.get_vocab()
+        check_vocabulary(self.tokenizer, vocabulary, self.model.config)
         self.item_of_id = {index: item for item, index in vocabulary.items()}
         special = set(self.model.config.special_token_ids)
         self.id_of_item = {item: index for item, index in vocabulary.items() if index not in special}
@@ -66,36 +69,45 @@ class RecommendationPipeline(Pipeline):
     def _sanitize_parameters(self, top_k=None, exclude_seen=None, candidates=None, blocked=None):
         preprocess, forward = {}, {}
         if top_k is not None:
-            if top_k < 1:
-                raise ValueError(f"top_k must be at least 1, got {top_k}")
-            forward["top_k"] = top_k
+            forward["top_k"] = check_count(top_k, "top_k")
         if exclude_seen is not None:
             preprocess["exclude_seen"] = exclude_seen
         if candidates is not None:
-            forward["candidates"] = check_items(candidates, "candidates")
+            preprocess["candidates"] = check_items(candidates, "candidates")
         if blocked is not None:
             preprocess["blocked"] = check_items(blocked, "blocked")
         return preprocess, forward, {}
 
     def __call__(self, inputs, **kwargs):
-        if isinstance(inputs, str) or not isinstance(inputs, Iterable):
+        if "batch_size" in kwargs:
+            check_count(kwargs["batch_size"], "batch_size")
+        if isinstance(inputs, Mapping):
+            return super().__call__(dict(inputs), **kwargs)
+        if isinstance(inputs, (str, bytes)) or hasattr(inputs, "columns") or not is_iterable(inputs):
             raise TypeError(
                 f"a history is a list of item ids, such as ['item', 'item'], got {inputs!r} ({type(inputs).__name__})"
             )
-        if isinstance(inputs, dict):
-            return super().__call__(inputs, **kwargs)
-        if hasattr(inputs, "__len__"):
-            inputs = list(inputs)
-            if not inputs:
-                raise ValueError("an empty list: give item ids, or histories, as [[]] for a user without one")
-            if not isinstance(inputs[0], (list, tuple, dict)):
-                return super().__call__(tuple(inputs), **kwargs)  # the parent class takes a list for a batch
-            return self.by_length(inputs, **kwargs)
-        return super().__call__(inputs, **kwargs)
+        if not hasattr(inputs, "__len__"):
+            return super().__call__((history for history in inputs), **kwargs)
+        inputs = as_list(inputs)
+        if not inputs:
+            raise ValueError("an empty list: give item ids, or histories, as [[]] for a user without one")
+        if isinstance(inputs[0], str) or not is_iterable(inputs[0]):
+            return super().__call__(tuple(inputs), **kwargs)  # the parent class takes a list for a batch
+        return self.by_length(inputs, **kwargs)
 
-    def by_length(self, histories, **kwargs):
+    def by_length(self, histories, candidates=None, **kwargs):
         """The lists of all histories, computed in batches of similar length."""
-        items = (history.get(ITEMS) if isinstance(history, dict) else history for history in histories)
+        if candidates is not None and has_lists(candidates):
+            if len(candidates) != len(histories):
+                raise ValueError(
+                    f"candidates are one list for all histories or a list for each, got {len(candidates)} lists for "
+                    f"{len(histories)} histories"
+                )
+            histories = [as_row(row) | {CANDIDATES: own} for row, own in zip(histories, candidates, strict=True)]
+        elif candidates is not None:
+            kwargs["candidates"] = candidates
+        items = [history.get(ITEMS) if isinstance(history, Mapping) else history for history in histories]
         lengths = [len(history) if hasattr(history, "__len__") else 0 for history in items]
         order = sorted(range(len(histories)), key=lengths.__getitem__)
         lists = super().__call__([histories[index] for index in order], **kwargs)
@@ -112,17 +124,30 @@ class RecommendationPipeline(Pipeline):
     def get_inference_context(self):
         return torch.inference_mode
 
-    def preprocess(self, histories, exclude_seen=None, blocked=()):
+    def preprocess(self, histories, exclude_seen=None, blocked=(), candidates=None):
         config = self.model.config
-        ids, event_features = zip(*map(self.read, histories), strict=True)
+        rows = [as_row(history) for history in histories]
+        ids, event_features = zip(*map(self.read, rows), strict=True)
         exclude_seen = config.exclude_seen if exclude_seen is None else exclude_seen
-        return build_request(config, ids, event_features, exclude_seen, self.known_ids(blocked))
+        inputs = build_request(config, ids, event_features, exclude_seen, self.known_ids(blocked))
+        given = [row.get(CANDIDATES, candidates) for row in rows]
+        if any(items is not None for items in given):
+            allowed = [self.candidate_ids(items) for items in given]
+            inputs["candidate_ids"] = pad_rows(allowed, config.pad_token_id)[0]
+        return inputs
 
-    def read(self, history) -> tuple[list[int], np.ndarray | None]:
+    def candidate_ids(self, items) -> list[int]:
+        """Ascending distinct ids of the candidates; of all items if None are given."""
+        if items is None:
+            return sorted(self.id_of_item.values())
+        known = sorted(set(self.known_ids(check_items(items, CANDIDATES))))
+        if not known:
+            raise ValueError(f"none of the {len(items)} candidates is in the catalogue of the model")
+        return known
+
+    def read(self, row: Mapping[str, Any]) -> tuple[list[int], np.ndarray | None]:
         """Ids of the known items of a history, and the codes of its features, the last row those of the request."""
-        if not isinstance(history, dict):
-            return self.known_ids(check_items(history, "a history")), None
-        items, columns, request = self.check_columns(history)
+        items, columns, request = self.check_columns(row)
         known = [index for index, item in enumerate(items) if item in self.id_of_item]
         ids = [self.id_of_item[items[index]] for index in known]
         if not self.readers:
@@ -130,12 +155,17 @@ class RecommendationPipeline(Pipeline):
         codes = [encode(feature, column_values(feature, columns, request, known)) for feature in self.readers]
         return ids, np.stack(codes, axis=1)
 
-    def check_columns(self, history: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
-        """The items of a history, its other columns and its request, if the model reads them all."""
-        items = check_items(history.get(ITEMS), "a history")
-        request = history.get(REQUEST) or {}
-        columns = {name: list(values) for name, values in history.items() if name not in (ITEMS, REQUEST)}
+    def check_columns(self, row: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
+        """The items of a history, its other columns and its request, if the model reads them all.
+
+        A row of `build_sequences` or of a split, which has a `user_id`, may have columns that the model does not read.
+        """
+        items = check_items(row.get(ITEMS), "a history")
+        request = row.get(REQUEST) or {}
         read = {feature.column for feature in self.readers}
+        columns = {name: values for name, values in row.items() if name not in (ITEMS, REQUEST, CANDIDATES)}
+        if "user_id" in columns:
+            columns = {name: values for name, values in columns.items() if name in read}
         asked = {feature.column for feature in self.readers if feature.at != "event"}
         for given, allowed, place in (
             (columns, read, "a history"),
@@ -143,21 +173,23 @@ class RecommendationPipeline(Pipeline):
         ):
             if unread := sorted(given.keys() - allowed):
                 raise ValueError(f"the model does not read {unread} in {place}; it reads {sorted(allowed)} there")
+        columns = {name: as_list(values) for name, values in columns.items()}
         for name, values in columns.items():
             if len(values) != len(items):
                 raise ValueError(f"{name!r} needs a value for each item, got {len(values)} for {len(items)} items")
         return items, columns, request
 
-    def _forward(self, inputs, top_k=10, candidates=None):
-        return self.rank(next_scores(self.model, **inputs), top_k, candidates)
+    def _forward(self, inputs, top_k=10):
+        candidate_ids = inputs.pop("candidate_ids", None)
+        return self.rank(next_scores(self.model, **inputs), top_k, candidate_ids)
 
-    def rank(self, scores, top_k, candidates):
-        if candidates is not None:
-            known = list(dict.fromkeys(self.known_ids(candidates)))
-            if not known:
-                raise ValueError(f"none of the {len(candidates)} candidates is in the catalogue of the model")
-            candidates = torch.tensor(known, device=self.device)
-        ids, scores = top_items(scores, top_k, candidates)
+    def rank(self, scores, top_k, candidate_ids=None):
+        return self.checked(*top_items(scores, top_k, candidate_ids))
+
+    def checked(self, ids, scores):
+        """Lists and their scores; NaN, which would be at the top, is an error."""
+        if scores.isnan().any():
+            raise ValueError("the scores of the model are not finite; its weights or the data type are broken")
         return {"ids": ids, "scores": scores}
 
     def postprocess(self, outputs):
@@ -173,6 +205,20 @@ class RecommendationPipeline(Pipeline):
     def known_ids(self, items):
         ids = list(map(self.id_of_item.get, items))
         return ids if None not in ids else [index for index in ids if index is not None]
+
+
+def check_vocabulary(tokenizer, vocabulary: Mapping[str, int], config) -> None:
+    """Raise if tokens and ids are not one to one, or special tokens have other ids than the configuration says."""
+    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
+        raise ValueError(
+            f"the vocabulary has {len(vocabulary)} tokens, but their ids are not 0 to {len(vocabulary) - 1}"
+        )
+    for name in ("pad_token_id", "unk_token_id", "mask_token_id"):
+        if getattr(tokenizer, name) != getattr(config, name):
+            raise ValueError(
+                f"{name} is {getattr(tokenizer, name)} in the tokenizer and {getattr(config, name)} in the "
+                "configuration; they do not belong together"
+            )
 
 
 def next_scores(model, **inputs) -> torch.Tensor:
@@ -202,16 +248,51 @@ def whole_time(time) -> int:
     if isinstance(time, date):
         moment = time if isinstance(time, datetime) else datetime(time.year, time.month, time.day)
         seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    elif isinstance(time, np.datetime64) and not np.isnat(time):
+        return int(time.astype("datetime64[s]").astype(np.int64))
     if not isinstance(seconds, Real) or not isfinite(seconds):
         raise TypeError(f"times are numbers, dates or datetimes, got {time!r} ({type(time).__name__})")
+    if not -(2**62) < seconds < 2**62:
+        raise ValueError(f"a time is a number below 2**62, got {time!r}")
     return floor(seconds)
 
 
-def check_items(items, name: str):
+def is_iterable(value) -> bool:
+    """Whether a value holds others, also by its length and indices alone, as a data set of torch does."""
+    return isinstance(value, Iterable) or (hasattr(value, "__len__") and hasattr(value, "__getitem__"))
+
+
+def as_list(values) -> list:
+    """A list of the values of a list, an array, a column or a data set."""
+    for name in ("to_pylist", "tolist", "to_list"):  # Arrow; NumPy, torch and pandas; Polars
+        if hasattr(values, name):
+            return getattr(values, name)()
+    return list(values) if isinstance(values, Iterable) else [values[index] for index in range(len(values))]
+
+
+def has_lists(values) -> bool:
+    return is_iterable(values) and any(is_iterable(value) and not isinstance(value, str) for value in values)
+
+
+def as_row(history) -> dict[str, Any]:
+    """A history as a dictionary."""
+    return dict(history) if isinstance(history, Mapping) else {ITEMS: history}
+
+
+def check_count(value, name: str) -> int:
+    """The value, if it is a whole number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is a whole number, got {value!r} ({type(value).__name__})")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return int(value)
+
+
+def check_items(items, name: str) -> list[str]:
     """The items, if they are a list of strings."""
-    if isinstance(items, (str, dict)) or not isinstance(items, Iterable):
+    if isinstance(items, (str, bytes, Mapping)) or hasattr(items, "columns") or not is_iterable(items):
         raise TypeError(f"{name} must be a list of item ids, got {items!r} ({type(items).__name__})")
-    items = list(items)
+    items = as_list(items)
     if not all(issubclass(kind, str) for kind in {*map(type, items)}):
         wrong = next(item for item in items if not isinstance(item, str))
         raise TypeError(f"item ids are strings, got {wrong!r} ({type(wrong).__name__})")

@@ -22,19 +22,34 @@ def top_items(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and scores of the `k` best items of each row, best first; -inf marks places that no item is left for.
 
+    Of equal scores the lower id comes first, as in ONNX, so that a short list is the beginning of a long one.
+
     Args:
         scores: (rows, vocab_size), banned items at -inf.
         k: Length of the lists; cut to the number of candidates.
-        candidate_ids: (n,) distinct ids to choose from; all ids if None.
+        candidate_ids: (rows, n) ascending distinct ids to choose from in each row, padded with banned ones; all ids
+            if None.
 
     Returns:
         Two tensors of shape (rows, k).
     """
     if candidate_ids is not None:
-        scores = scores[:, candidate_ids]
-    best = scores.topk(min(k, scores.shape[-1]), dim=-1)
-    ids = best.indices if candidate_ids is None else candidate_ids[best.indices]
-    return ids, best.values
+        scores = scores.gather(1, candidate_ids)
+    values, places = scores.topk(min(k, scores.shape[-1]), dim=-1)
+    if not torch.compiler.is_compiling():
+        values, places = order_ties(scores, values, places)
+    return places if candidate_ids is None else candidate_ids.gather(1, places), values
+
+
+def order_ties(scores: torch.Tensor, values: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best values and their places, of equal values the lower place first; `topk` leaves that open."""
+    left = values > -torch.inf
+    tied = ((values[:, 1:] == values[:, :-1]) & left[:, 1:]).any(-1)
+    tied |= left[:, -1] & ((scores >= values[:, -1:]).sum(-1) > values.shape[-1])  # at the end of the list
+    for row in tied.nonzero()[:, 0].tolist():
+        order = scores[row].argsort(descending=True, stable=True)[: values.shape[-1]]
+        places[row], values[row] = order, scores[row][order]
+    return values, places
 
 
 def target_rank(scores: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from ..compat import ExportedModel, OnnxConfig, OnnxExporter, OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
+from ..compat import exporters
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
@@ -56,20 +56,35 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         """
         import onnxruntime
 
+        folder = str(Path(folder).resolve())
         options = onnxruntime.SessionOptions()
         for name, value in session_options.items():
             setattr(options, name, value)
-        model = ExportedModel.from_pretrained(folder, session_options=options)
-        return cls(model=model, tokenizer=ItemTokenizer.from_pretrained(folder), device=model.device)
+        model = exporters().ExportedModel.from_pretrained(folder, session_options=options)
+        opened = cls(model=model, tokenizer=ItemTokenizer.from_pretrained(folder), device=model.device)
+        opened.source = folder, session_options
+        return opened
 
-    def _forward(self, inputs, top_k=10, candidates=None):
+    def __repr__(self):
+        return f"{type(self).__name__}.from_pretrained({self.source[0]!r})"
+
+    def __reduce__(self):
+        return reopen, (type(self), *self.source)
+
+    def _forward(self, inputs, top_k=10):
+        candidate_ids = inputs.pop("candidate_ids", None)
         outputs = self.model(**inputs)
-        if candidates is not None:
-            return self.rank(outputs["scores"], top_k, candidates)
+        if candidate_ids is not None:
+            return self.rank(outputs["scores"], top_k, candidate_ids)
         exported = outputs["ids"].shape[1]
         if top_k > exported and exported < self.model.config.vocab_size:
             raise ValueError(f"top_k is {top_k}, but the graph was exported with top_k={exported}; export it anew")
-        return {"ids": outputs["ids"][:, :top_k], "scores": outputs["best"][:, :top_k]}
+        return self.checked(outputs["ids"][:, :top_k], outputs["best"][:, :top_k])
+
+
+def reopen(kind: type, folder: str, session_options: dict) -> OnnxRecommendationPipeline:
+    """Open an export again, in the process that unpickles it."""
+    return kind.from_pretrained(folder, **session_options)
 
 
 def export_recommender(
@@ -99,8 +114,11 @@ def export_recommender(
     graph = RankingGraph(model, min(top_k, model.config.vocab_size)).eval()
     inputs = example_inputs(config)
     axes = dynamic_axes(config, inputs)
-    quantizer = OnnxRuntimeQuantizer(OnnxRuntimeDynamicConfig()) if quantize else None
-    exported = OnnxExporter().export(graph, inputs, config=OnnxConfig(dynamic_shapes=axes, quantizer=quantizer))
+    onnx = exporters()
+    quantizer = onnx.OnnxRuntimeQuantizer(onnx.OnnxRuntimeDynamicConfig()) if quantize else None
+    exported = onnx.OnnxExporter().export(
+        graph, inputs, config=onnx.OnnxConfig(dynamic_shapes=axes, quantizer=quantizer)
+    )
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".export-") as staging:
         exported.save_pretrained(staging)

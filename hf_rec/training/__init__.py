@@ -1,1 +1,18 @@
 """Recipes, the Trainer, and what a training run reports."""
+
+from .arguments import RecommendationTrainingArguments
+from .create import create_model, load_model
+from .fit import fit, make_trainer
+from .run import evaluate_recommender, train_recommender
+from .trainer import RecommendationTrainer
+
+__all__ = [
+    "RecommendationTrainer",
+    "RecommendationTrainingArguments",
+    "create_model",
+    "evaluate_recommender",
+    "fit",
+    "load_model",
+    "make_trainer",
+    "train_recommender",
+]

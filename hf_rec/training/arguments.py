@@ -50,7 +50,8 @@ class RecommendationTrainingArguments(TrainingArguments):
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={
-            "help": "'group_by_length': histories of similar length share a micro-batch, which saves padding; or 'random'."
+            "help": "'group_by_length': micro-batches with histories of similar length, which saves padding; or "
+            "'random'."
         },
     )
     eval_strategy: str = field(default="steps", metadata={"help": "When to validate: 'steps', 'epoch' or 'no'."})
@@ -65,6 +66,9 @@ class RecommendationTrainingArguments(TrainingArguments):
         default="ndcg@10", metadata={"help": "Metric for the best model and early stopping."}
     )
     logging_steps: float = field(default=0.04, metadata={"help": "Steps in between; below 1, a share of all steps."})
+    overwrite_output_dir: bool = field(
+        default=False, metadata={"help": "Replace the run that the output folder holds, and train anew."}
+    )
     hub_strategy: str = field(
         default="end",
         metadata={"help": "Must be 'end': earlier pushes of the Trainer would contain pickled arguments."},
@@ -77,6 +81,8 @@ class RecommendationTrainingArguments(TrainingArguments):
             self.num_train_epochs = 3.0  # the default of TrainingArguments; max_steps takes precedence
         elif self.max_steps == 0:
             self.max_steps = -1
+        if str(getattr(self.eval_strategy, "value", self.eval_strategy)) == "no":
+            self.load_best_model_at_end = False  # nothing to choose by
         super().__post_init__()
         if self.push_to_hub and self.hub_strategy != HubStrategy.END:
             raise ValueError(
@@ -91,6 +97,11 @@ def complete_arguments(args: TrainingArguments, config: Bert4RecConfig, lengths:
     Args:
         lengths: Of the training histories.
     """
+    if args.label_smoothing_factor:
+        raise ValueError(
+            f"label_smoothing_factor is {args.label_smoothing_factor}, but the Trainer would smooth another loss than "
+            "the model's; leave it at 0"
+        )
     args = copy.copy(args)
     recipe = choose_recipe(config.is_decoder, config.max_position_embeddings)
     step = choose_batch_size(lengths, config.max_position_embeddings)

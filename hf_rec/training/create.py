@@ -63,9 +63,13 @@ def load_model(
             on.
 
     Raises:
-        ValueError: for a changed field that the weights depend on.
+        ValueError: for a folder with another kind of model or with none, and for a changed field that the weights
+            depend on.
     """
     saved = Bert4RecConfig.from_pretrained(model_name_or_path)
+    found = Bert4RecConfig.get_config_dict(model_name_or_path)[0].get("model_type")
+    if found != Bert4RecConfig.model_type:
+        raise ValueError(f"{model_name_or_path} holds no recommender: its config.json names the model type {found!r}")
     asked = dict(config or {})
     fixed = {name: getattr(saved, name) for name in asked.keys() - CHANGEABLE}
     if changed := sorted(name for name in fixed if asked[name] != fixed[name]):

@@ -34,20 +34,31 @@ def fit(
 
     Returns:
         The Trainer, with the trained model and the log.
+
+    Raises:
+        ValueError: for arguments that replace the loss of the model, and for weights that are not finite at the end.
     """
     trainer = make_trainer(model, tokenizer, tokenized, args, collator=collator, patience=patience)
     tables = {model.items, model.scoring_items}
-    use_cache = model.config.use_cache
     try:
         for table in tables:
             table.sparse_gradients = updates_rows(model.config, trainer.args)
-        trainer.save_metrics("train", trainer.train(resume_from_checkpoint=checkpoint).metrics)
+        trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        model.config.use_cache = use_cache  # the Trainer switches it off for training; serving needs it
         for table in tables:
             table.sparse_gradients = False
-    trainer.save_state()
+    check_finite(model)
     return trainer
+
+
+def check_finite(model: PreTrainedModel) -> None:
+    """Raise if training went to infinity."""
+    broken = [name for name, weights in model.named_parameters() if not weights.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"training diverged: {len(broken)} weights are not finite, such as {broken[0]}; give a smaller "
+            "--learning_rate"
+        )
 
 
 def make_trainer(

@@ -25,11 +25,15 @@ class Origin(NamedTuple):
         dataset: Name of the data.
         split: Name of the split.
         command: The command that runs the training again.
+        license: Of the weights; the card claims none if None.
+        hub_dataset: Id of the data set on the Hub, if it is there.
     """
 
     dataset: str = "an interaction log"
     split: str = "leave-one-out"
     command: str = "hf-rec train"
+    license: str | None = None
+    hub_dataset: str | None = None
 
 
 def card_facts(trainer: Trainer, splits: DatasetDict, item_counts: np.ndarray, origin: Origin) -> dict[str, object]:
@@ -48,7 +52,7 @@ def card_facts(trainer: Trainer, splits: DatasetDict, item_counts: np.ndarray, o
         "command": origin.command,
         "seed": trainer.args.seed,
         "steps": trainer.state.global_step,
-        "seconds": last_log(trainer)["seconds"],
+        "seconds": last_log(trainer.state)["seconds"],
         "machine": machine(trainer.args),
         "versions": ", ".join(f"{package} {version(package)}" for package in ("hf_rec", "torch", "transformers")),
     }

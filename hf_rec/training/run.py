@@ -1,7 +1,7 @@
 """A whole training run: model, fit, evaluation beside baselines, saved folder, card and push."""
 
-import json
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +9,16 @@ from datasets import DatasetDict
 from transformers import set_seed
 from transformers.utils import logging
 
+from ..compat import last_log
 from ..data.encode import tokenize_splits
-from ..data.tokenization_items import ItemTokenizer
+from ..evaluation.baselines import BASELINES
 from ..evaluation.evaluate import evaluate, evaluate_baselines, ranking_metrics
 from ..hub.card import model_card
-from ..hub.folder import check_folder, save_recommender
+from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
-from .arguments import RecommendationTrainingArguments
+from .arguments import RecommendationTrainingArguments, complete_arguments
+from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import create_model, load_model
 from .fit import fit
 from .report import Origin, card_facts, plot_training_curve
@@ -39,7 +41,8 @@ def train_recommender(
 ) -> dict[str, dict[str, float]]:
     """Train on `splits`, evaluate on the test split beside two baselines, and save everything to `args.output_dir`.
 
-    A run that was interrupted in the same directory resumes from its last complete checkpoint.
+    An interrupted run resumes from its last complete checkpoint; a finished run is not repeated. What identifies a run
+    is stored in its folder, and another run there is an error.
 
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
@@ -56,37 +59,73 @@ def train_recommender(
         Test metrics of popularity, of the last-item Markov baseline and of the model, by name.
     """
     origin = origin or Origin()
-    output_dir = Path(args.output_dir)
-    checkpoint = args.resume_from_checkpoint or resumable_checkpoint(output_dir)
+    check_processes(args)
+    name = model_name(args)
+    folder = RunFolder(args.output_dir, Bert4RecConfig.model_type, args.overwrite_output_dir)
     set_seed(args.seed)
     if model_name_or_path:
-        if max_length or event_columns or request_columns:
-            raise ValueError("max_length, event_columns and request_columns are options of a new model")
-        model, tokenizer = load_model(model_name_or_path, config)
+        if event_columns or request_columns:
+            raise ValueError("event_columns and request_columns are options of a new model")
+        fields = dict(config or {}) | ({"max_position_embeddings": max_length} if max_length else {})
+        model, tokenizer = load_model(model_name_or_path, fields)
     else:
         model, tokenizer = create_model(splits, config, max_length, event_columns, request_columns)
-    if checkpoint:
-        check_catalogue(checkpoint, tokenizer)
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
-    trainer = fit(model, tokenizer, tokenized, args, collator=collator, patience=patience, checkpoint=checkpoint)
-    test = evaluate(model, tokenized, trainer.args)
-    trainer.save_metrics("test", {f"test_{key}": value for key, value in test.items()})
-    if not trainer.is_world_process_zero():
-        return {}
-
-    metrics = ranking_metrics(tokenized["train"], model.config)
-    baselines = evaluate_baselines(tokenized, model.config, metrics)
-    trainer.save_metrics(
-        "baselines", {f"{name}_{key}": v for name, row in baselines.items() for key, v in row.items()}
+    completed = complete_arguments(args, model.config, tokenized["train"]["length"][:])
+    identity = identify_run(
+        model, tokenized, completed, collator=dict(collator or {}), patience=patience, split=origin.split
     )
-    name = (args.hub_model_id or output_dir.resolve().name).split("/")[-1]
-    results = baselines | {name: test}
-    facts = card_facts(trainer, splits, metrics.item_counts, origin)
-    save_recommender(output_dir, model, tokenizer, model_card(name, origin.dataset, results, facts, args.hub_model_id))
-    plot_training_curve(trainer.state.log_history, args.metric_for_best_model, output_dir / "training_curve.png")
+    main_process = args.process_index == 0
+    with folder if main_process else nullcontext():
+        with args.main_process_first(desc="opening the output folder"):
+            folder.begin(identity)
+        if (stored := folder.finished()) is not None:
+            logger.warning(f"{folder.path} holds this run, finished; give --overwrite_output_dir to repeat it")
+            return named_results(stored, name)
+        checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
+        trainer = fit(model, tokenizer, tokenized, args, collator=collator, patience=patience, checkpoint=checkpoint)
+        test = evaluate(model, tokenized, trainer.args)
+        if not main_process:
+            return {}
+        metrics = ranking_metrics(tokenized["train"], model.config)
+        results = evaluate_baselines(tokenized, model.config, metrics) | {"test": test}
+        trainer.save_state()
+        write_json(folder.path / RESULTS, flat_results(results, last_log(trainer.state)))
+        results[name] = results.pop("test")
+        facts = card_facts(trainer, splits, metrics.item_counts, origin)
+        plot_training_curve(trainer.state.log_history, args.metric_for_best_model, folder.path / "training_curve.png")
+        card = model_card(name, origin.dataset, results, facts, args.hub_model_id, origin.license, origin.hub_dataset)
+        save_recommender(folder.path, model, tokenizer, card)
     if args.push_to_hub:
-        push_recommender(output_dir, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+        push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
     return results
+
+
+def model_name(args: RecommendationTrainingArguments) -> str:
+    """The name of a model on its card: that of its repository or folder.
+
+    Raises:
+        ValueError: for the name of a baseline, which has a row of its own on the card.
+    """
+    name = (args.hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1]
+    if name in BASELINES:
+        raise ValueError(f"a model cannot be called like the baseline {name!r}; give another --output_dir")
+    return name
+
+
+def flat_results(results: Mapping[str, Mapping[str, float]], log: Mapping[str, float]) -> dict[str, float]:
+    """The content of `all_results.json`: metrics with the name of the baseline, or "test", before them."""
+    flat = {f"{name}_{metric}": value for name, row in results.items() for metric, value in row.items()}
+    return flat | {key: value for key, value in log.items() if key == "epoch" or key.startswith("train_")}
+
+
+def named_results(flat: Mapping[str, float], model_name: str) -> dict[str, dict[str, float]]:
+    """The inverse of [`flat_results`], with the model under its name."""
+    names = {baseline: baseline for baseline in BASELINES} | {"test": model_name}
+    return {
+        name: {key.removeprefix(f"{prefix}_"): value for key, value in flat.items() if key.startswith(f"{prefix}_")}
+        for prefix, name in names.items()
+    }
 
 
 def evaluate_recommender(
@@ -103,40 +142,6 @@ def evaluate_recommender(
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     baselines = evaluate_baselines(tokenized, model.config, ranking_metrics(tokenized["train"], model.config))
     return baselines | {Path(model_name_or_path).name: evaluate(model, tokenized, batch_size=batch_size)}
-
-
-def resumable_checkpoint(output_dir: Path) -> str | None:
-    """The last complete checkpoint of an interrupted run in `output_dir`, if there is one.
-
-    Raises:
-        ValueError: for a directory with other content than a run.
-    """
-    check_folder(output_dir, Bert4RecConfig.model_type)
-    if not output_dir.exists():
-        return None
-    checkpoints = sorted(output_dir.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    whole = [path for path in checkpoints if is_whole(path)]
-    if whole:
-        logger.warning(f"resuming from {whole[-1]}; give another --output_dir to start anew")
-        return str(whole[-1])
-    if not checkpoints and any(output_dir.iterdir()):
-        raise ValueError(f"{output_dir} is not empty and has no checkpoint to resume from; give another --output_dir")
-    return None
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether the Trainer finished writing a checkpoint: it writes `trainer_state.json` last."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return False
-    return True
-
-
-def check_catalogue(checkpoint: str, tokenizer: ItemTokenizer) -> None:
-    """Raise if a checkpoint was trained on other items."""
-    if not ItemTokenizer.from_pretrained(checkpoint).item_ids.equals(tokenizer.item_ids):
-        raise ValueError(f"{checkpoint} was trained on another catalogue of items; give another --output_dir")
 
 
 __all__ = ["evaluate_recommender", "train_recommender"]

@@ -25,6 +25,14 @@ class RecommendationTrainer(Trainer):
         lengths = np.minimum(lengths, self.model.config.max_position_embeddings).tolist()
         return ShuffledLengthGroupedSampler(batch_size, lengths, self.args.seed)
 
+    def hyperparameter_search(
+        self, hp_space=None, compute_objective=None, n_trials=20, direction="maximize", **kwargs
+    ):
+        """As Transformers does it; by default it maximises `metric_for_best_model`, not the sum of all metrics."""
+        metric = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
+        objective = compute_objective or (lambda metrics: metrics[metric])
+        return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
+
 
 class Stopwatch(TrainerCallback):
     """Logs the seconds of training so far, with validation and with the time before an interruption."""

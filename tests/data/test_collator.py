@@ -2,25 +2,33 @@ from itertools import chain
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from hf_rec import ItemTokenizer, RecommendationCollator
+from hf_rec import Bert4RecConfig, Feature, RecommendationCollator
+from hf_rec.model.inputs import build_request
 
 PAD, UNK, MASK = 0, 1, 2
-TOKENIZER = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
+ENCODER = Bert4RecConfig(vocab_size=23, max_position_embeddings=8)
+DECODER = Bert4RecConfig(vocab_size=23, max_position_embeddings=8, is_decoder=True)
+COLUMNS = [Feature("rating", "category", "event"), Feature("hour", "hour", "request")]
 histories = st.lists(st.lists(st.integers(3, 22), min_size=1, max_size=12), min_size=1, max_size=6)
+both_kinds = pytest.mark.parametrize("config", [ENCODER, DECODER], ids=["encoder", "decoder"])
 
 
 def rows(histories):
     return [{"input_ids": history} for history in histories]
 
 
+def with_features(config: Bert4RecConfig, features: list[Feature] = COLUMNS) -> Bert4RecConfig:
+    return Bert4RecConfig(**config.to_dict() | {"features": features})
+
+
 @given(histories, st.floats(0, 1), st.floats(0, 1), st.integers(0, 2**20))
 def test_a_training_batch_is_the_recent_items_with_masks_and_their_labels(histories, mask, last, seed):
     torch.manual_seed(seed)
-    batch = RecommendationCollator(TOKENIZER, mask, last, window_probability=0.0)(rows(histories))
+    batch = RecommendationCollator(ENCODER, mask, last, window_probability=0.0)(rows(histories))
     restored = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
     for row, history in enumerate(histories):
         recent = history[-8:]
@@ -28,27 +36,24 @@ def test_a_training_batch_is_the_recent_items_with_masks_and_their_labels(histor
         assert restored[row][real].tolist() == recent
         assert real.tolist() == [False] * (len(real) - len(recent)) + [True] * len(recent)
         assert (restored[row][~real] == PAD).all()
-        asked = batch["labels"][row] != -100
-        assert asked.any()
-        assert torch.equal(asked, batch["input_ids"][row] == MASK)
+        labelled = batch["labels"][row] != -100
+        assert labelled.any()
+        assert torch.equal(labelled, batch["input_ids"][row] == MASK)
 
 
 @given(histories)
-def test_rows_for_the_serving_task_ask_for_the_last_item_alone(histories):
-    collator = RecommendationCollator(
-        TOKENIZER, mask_probability=0.9, last_item_probability=1.0, window_probability=0.0
-    )
+def test_rows_for_the_serving_task_label_only_the_last_item(histories):
+    collator = RecommendationCollator(ENCODER, mask_probability=0.9, last_item_probability=1.0, window_probability=0.0)
     batch = collator(rows(histories))
     assert (batch["labels"][:, :-1] == -100).all()
     assert batch["labels"][:, -1].tolist() == [history[-1] for history in histories]
 
 
 @given(histories, st.integers(0, 2**20))
-def test_a_next_item_batch_asks_for_every_known_item_and_pads_on_the_right(histories, seed):
+def test_a_next_item_batch_labels_every_known_item_and_pads_on_the_right(histories, seed):
     torch.manual_seed(seed)
     histories = [[*history, UNK] for history in histories]
-    collator = RecommendationCollator(TOKENIZER, objective="next-item", window_probability=0.0)
-    batch = collator(rows(histories))
+    batch = RecommendationCollator(DECODER, window_probability=0.0)(rows(histories))
     assert list(batch) == ["input_ids", "labels"]
     for ids, labels, history in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), histories, strict=True):
         recent = [MASK, *history[-8:]][:8] if ids[0] == MASK else history[-8:]
@@ -56,38 +61,38 @@ def test_a_next_item_batch_asks_for_every_known_item_and_pads_on_the_right(histo
         assert labels == [-100, *(-100 if item in (PAD, UNK, MASK) else item for item in ids[1:])]
 
 
-@pytest.mark.parametrize("objective", ["cloze", "next-item"])
-def test_windows_of_long_histories_start_anywhere_with_the_same_chance(objective):
+@both_kinds
+def test_windows_of_long_histories_start_anywhere_with_the_same_chance(config):
     torch.manual_seed(0)
-    collator = RecommendationCollator(TOKENIZER, 0.0, 0.0, objective=objective, window_probability=0.6)
-    batch = collator(rows([[*range(3, 14)], [5, 6]] * 10_000))
+    collator = RecommendationCollator(config, 0.0, 0.0, window_probability=0.6)
+    batch = collator(rows([[*range(3, 14)], [5, 6]] * 5_000))
     read = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
     assert {tuple(row[(row != PAD) & (row != MASK)].tolist()) for row in read[1::2]} == {(5, 6)}
     windows = read[::2]
-    if objective == "next-item":
+    if config.is_decoder:
         started = windows[:, 0] == MASK
         assert started.double().mean().item() == pytest.approx(0.1, abs=0.015)
         windows[started] = torch.cat([windows[started, 1:], windows[started, -1:] + 1], dim=1)
     assert torch.equal(windows, windows[:, :1] + torch.arange(8))
-    starts = torch.bincount(windows[:, 0] - 3, minlength=4) / 10_000
+    starts = torch.bincount(windows[:, 0] - 3, minlength=4) / 5_000
     assert starts.tolist() == pytest.approx([0.15, 0.15, 0.15, 0.55], abs=0.02)
 
 
-def test_masks_come_at_their_rate_and_the_guard_is_uniform():
+def test_masks_have_their_rate_and_the_guard_is_uniform():
     torch.manual_seed(0)
-    collator = RecommendationCollator(TOKENIZER, mask_probability=0.3, last_item_probability=0.0)
-    asked = collator(rows([[3, 4, 5, 6, 7, 8, 9, 10]] * 20_000))["labels"] != -100
+    collator = RecommendationCollator(ENCODER, mask_probability=0.3, last_item_probability=0.0)
+    labelled = collator(rows([[3, 4, 5, 6, 7, 8, 9, 10]] * 10_000))["labels"] != -100
     unmasked = 0.7**8
     expected = 0.3 + unmasked / 8  # the guard adds one mask, at any of the 8 items, to a row without one
-    assert asked.double().mean(0).tolist() == pytest.approx([expected] * 8, abs=0.015)
-    never = RecommendationCollator(TOKENIZER, mask_probability=0.0, last_item_probability=0.0)
-    places = (never(rows([[3, 4, 5, 6]] * 20_000))["labels"] != -100).double()
+    assert labelled.double().mean(0).tolist() == pytest.approx([expected] * 8, abs=0.015)
+    never = RecommendationCollator(ENCODER, mask_probability=0.0, last_item_probability=0.0)
+    places = (never(rows([[3, 4, 5, 6]] * 10_000))["labels"] != -100).double()
     assert (places.sum(1) == 1).all()
     assert places.mean(0).tolist() == pytest.approx([0.25] * 4, abs=0.015)
 
 
-def test_unknown_items_are_read_but_never_asked_for():
-    collator = RecommendationCollator(TOKENIZER, mask_probability=1.0, last_item_probability=0.5)
+def test_unknown_items_are_read_but_never_labelled():
+    collator = RecommendationCollator(ENCODER, mask_probability=1.0, last_item_probability=0.5)
     for _ in range(20):
         batch = collator(rows([[UNK, 5, UNK], [UNK]]))
         assert batch["labels"].tolist() == [[-100, 5, -100], [-100, -100, -100]]
@@ -95,57 +100,79 @@ def test_unknown_items_are_read_but_never_asked_for():
 
 
 @pytest.mark.parametrize(("exclude_seen", "banned"), [(True, [[*range(3, 13)], [4] + [PAD] * 9]), (False, [[], []])])
-def test_an_evaluation_batch_asks_for_the_item_after_the_history(exclude_seen, banned):
-    collator = RecommendationCollator(TOKENIZER, exclude_seen=exclude_seen)
+def test_an_evaluation_batch_has_a_mask_after_the_history(exclude_seen, banned):
+    collator = RecommendationCollator(Bert4RecConfig(**ENCODER.to_dict() | {"exclude_seen": exclude_seen}))
     batch = collator([{"input_ids": [*range(3, 13)], "labels": 20}, {"input_ids": [4, 4], "labels": 21}])
     assert batch["input_ids"].tolist() == [[6, 7, 8, 9, 10, 11, 12, MASK], [PAD] * 5 + [4, 4, MASK]]
     assert batch["attention_mask"].tolist() == [[1] * 8, [0] * 5 + [1, 1, 1]]
-    assert batch["labels"].tolist() == [[-100] * 7 + [20], [-100] * 7 + [21]]
+    assert batch["logits_to_keep"].tolist() == [[7], [7]]
+    assert batch["labels"].tolist() == [[20], [21]]
     assert batch["banned_ids"].tolist() == banned
 
 
-def test_an_evaluation_batch_of_next_items_is_padded_on_the_right_and_serves_users_without_a_history():
-    collator = RecommendationCollator(TOKENIZER, objective="next-item")
-    batch = collator(
-        [{"input_ids": history, "labels": 20} for history in ([*range(3, 13)], [4], [])],
-    )
-    assert batch["input_ids"].tolist() == [
-        [6, 7, 8, 9, 10, 11, 12, MASK],
-        [4, MASK] + [PAD] * 6,
-        [MASK, MASK] + [PAD] * 6,
-    ]
-    assert batch["labels"].tolist() == [[-100] * 7 + [20], [-100, 20] + [-100] * 6, [-100, 20] + [-100] * 6]
+def test_an_evaluation_batch_of_a_decoder_is_padded_on_the_right_and_serves_users_without_a_history():
+    collator = RecommendationCollator(DECODER)
+    batch = collator([{"input_ids": history, "labels": 20} for history in ([*range(3, 13)], [4], [])])
+    assert batch["input_ids"].tolist() == [[6, 7, 8, 9, 10, 11, 12], [4] + [PAD] * 6, [MASK] + [PAD] * 6]
+    assert batch["logits_to_keep"].tolist() == [[6], [0], [0]]
+    assert batch["labels"].tolist() == [[20], [20], [20]]
     assert "attention_mask" not in batch
 
 
-@pytest.mark.parametrize("objective", ["cloze", "next-item"])
+@both_kinds
+@given(histories=histories)
+@settings(max_examples=30)
+def test_an_evaluation_batch_is_the_request_of_the_pipeline_and_its_labels(config, histories):
+    config = with_features(config)
+    codes = [[[item, item + 1] for item in [*history, 0]] for history in histories]
+    batch = RecommendationCollator(config)(
+        [
+            {"input_ids": history, "event_features": code, "labels": 3}
+            for history, code in zip(histories, codes, strict=True)
+        ]
+    )
+    request = build_request(config, histories, codes, exclude_seen=True)
+    assert batch.keys() == request.keys() | {"labels"}
+    assert all(torch.equal(batch[name], request[name]) for name in request)
+
+
+@both_kinds
 @given(histories=histories, seed=st.integers(0, 2**20))
-def test_time_gaps_stand_at_their_items_and_are_unknown_at_masks(objective, histories, seed):
+@settings(max_examples=40)
+def test_features_are_at_the_positions_that_may_read_them(config, histories, seed):
+    """The `event` code of an item is its id, the `request` code its id plus 100."""
     torch.manual_seed(seed)
-    collator = RecommendationCollator(TOKENIZER, objective=objective)
-    features = [{"input_ids": history, "time_gaps": [1000 * item for item in history]} for history in histories]
-    batch = collator(features)
-    known = batch["time_gaps"] >= 0
-    assert torch.equal(batch["time_gaps"][known], 1000 * batch["input_ids"][known])
-    assert not known[torch.isin(batch["input_ids"], torch.tensor([PAD, MASK]))].any()
-    assert {*batch} - {*collator(rows(histories))} == {"time_gaps"}
+    codes = [[[item, 100 + item] for item in history] for history in histories]
+    features = [{"input_ids": history, "event_features": code} for history, code in zip(histories, codes, strict=True)]
+    batch = RecommendationCollator(with_features(config), window_probability=0.0)(features)
+    ids = batch["input_ids"]
+    of_event, of_request = batch["event_features"].unbind(-1)
+    assert torch.equal(of_event[of_event > 0], ids[of_event > 0])
+    assert not of_event[torch.isin(ids, torch.tensor([PAD, MASK]))].any()
+    for row, history in enumerate(histories):
+        read = history[-8:]
+        if config.is_decoder and ids[row, 0] != MASK:  # what is known before the next item
+            read = read[1:]
+        codes = of_request[row].tolist()
+        codes = codes[: len(read)] if config.is_decoder else codes[len(codes) - len(read) :]
+        assert all(code in (0, 100 + item) for code, item in zip(codes, read, strict=True))
+        assert sum(codes) == of_request[row].sum()
+    assert {*batch} - {*RecommendationCollator(config)(rows(histories))} == {"event_features"}
 
-    asked = collator([feature | {"labels": 3} for feature in features])
-    items = (asked["input_ids"] != PAD) & (asked["input_ids"] != MASK)
-    assert torch.equal(asked["time_gaps"], torch.where(items, 1000 * asked["input_ids"], -1))
 
-
-def test_some_time_gaps_are_unknown_in_training():
+@pytest.mark.parametrize("at", ["event", "request"])
+def test_some_features_are_hidden_in_training(at):
     torch.manual_seed(0)
-    collator = RecommendationCollator(TOKENIZER, 0.0, 0.0, objective="next-item")
-    batch = collator([{"input_ids": [3] * 8, "time_gaps": [5] * 8}] * 20_000)
-    unknown = batch["time_gaps"][batch["input_ids"][:, 0] != MASK] < 0
-    assert unknown.all(1).double().mean().item() == pytest.approx(0.1, abs=0.01)
-    assert unknown[~unknown.all(1)].double().mean().item() == pytest.approx(0.1, abs=0.005)
+    config = with_features(DECODER, [Feature("rating", "category", at)])
+    batch = RecommendationCollator(config)([{"input_ids": [3] * 8, "event_features": [[5]] * 8}] * 10_000)
+    readable = slice(0, 8 if at == "event" else 7)
+    hidden = batch["event_features"][batch["input_ids"][:, 0] != MASK][:, readable, 0] == 0
+    assert hidden.all(1).double().mean().item() == pytest.approx(0.1, abs=0.01)
+    assert hidden[~hidden.all(1)].double().mean().item() == pytest.approx(0.1, abs=0.005)
 
 
 def test_a_seed_gives_the_masks_again_and_workers_differ():
-    collator = RecommendationCollator(TOKENIZER, mask_probability=0.5)
+    collator = RecommendationCollator(ENCODER, mask_probability=0.5)
     data = rows([[3, 4, 5, 6, 7, 8, 9, 10]] * 64)
 
     def labels(seed: int, workers: int) -> list[list[int]]:
@@ -159,13 +186,14 @@ def test_a_seed_gives_the_masks_again_and_workers_differ():
     assert two_workers[:16] != two_workers[16:32]  # the first batch of each worker
 
 
-def test_an_unknown_objective_is_an_error():
-    with pytest.raises(ValueError, match=r"objective must be one of \('cloze', 'next-item'\), got 'mlm'"):
-        RecommendationCollator(TOKENIZER, objective="mlm")
+@both_kinds
+def test_rows_without_the_features_of_the_model_are_an_error(config):
+    with pytest.raises(ValueError, match=r"\['rating', 'hour'\].*event_features.*features=config.features"):
+        RecommendationCollator(with_features(config))(rows([[3, 4]]))
 
 
 @pytest.mark.parametrize("field", ["mask_probability", "last_item_probability", "window_probability"])
 @pytest.mark.parametrize("value", [-0.1, 1.1, float("nan")])
 def test_a_probability_outside_its_range_is_an_error(field, value):
     with pytest.raises(ValueError, match=rf"{field} must lie in \[0, 1\], got {value}"):
-        RecommendationCollator(TOKENIZER, **{field: value})
+        RecommendationCollator(ENCODER, **{field: value})

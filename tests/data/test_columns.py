@@ -9,7 +9,7 @@ from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_rec.columns import as_array, id_strings, list_lengths, make_lists
+from hf_rec.data.columns import as_array, filter_lists, id_strings, list_lengths, make_lists, whole_times
 
 DATASET = Dataset.from_dict({"other": [0, 1, 2], "ids": ["c", "a", "b"]})
 COLUMNS = {
@@ -96,3 +96,32 @@ def test_lists_are_taken_apart_and_put_together(rows, start):
     lists = pa.array(rows, pa.list_(pa.string()))[start:]
     assert list_lengths(lists).tolist() == [len(row or []) for row in rows[start:]]
     assert make_lists(lists.flatten(), list_lengths(lists)).to_pylist() == [row or [] for row in rows[start:]]
+
+
+@given(st.lists(st.none() | st.lists(st.integers(0, 9), max_size=4), max_size=6), st.integers(0, 10))
+def test_lists_keep_the_values_of_a_mask(rows, limit):
+    lists = pa.array(rows, pa.list_(pa.int64()))
+    kept = filter_lists(lists, lists.flatten().to_numpy() < limit)
+    expected = [[value for value in row or [] if value < limit] for row in rows]
+    assert [row or [] for row in kept.to_pylist()] == expected
+
+
+@pytest.mark.parametrize("zone", [None, "Asia/Kolkata"])
+def test_whole_times_are_seconds_since_1970_rounded_down(zone):
+    times = [datetime.datetime(1970, 1, 2, 0, 0, 1, 999_999), datetime.datetime(1969, 12, 31, 23, 59, 59, 1)]
+    for unit in ("us", "ns"):
+        assert whole_times(pa.array(times, pa.timestamp(unit, zone)), "t").tolist() == [86_401, -1]
+    assert whole_times(pa.array([datetime.date(1970, 1, 3)]), "t").tolist() == [2 * 86_400]
+
+
+def test_fractions_of_number_times_are_dropped_with_a_warning(caplog):
+    assert whole_times(pa.array([1.0, 2.0]), "t").tolist() == [1, 2]
+    assert not caplog.messages
+    assert whole_times(pa.array([1.5, -1.5]), "t").tolist() == [1, -2]
+    (message,) = caplog.messages
+    assert "'t'" in message and "fractions" in message
+
+
+def test_durations_are_no_times_of_a_feature():
+    with pytest.raises(TypeError, match="'t'.*duration"):
+        whole_times(pa.array([datetime.timedelta(1)]), "t")

@@ -8,7 +8,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from datasets import Dataset
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, TokenizersBackend
@@ -26,6 +26,7 @@ ODD_IDS = [
 
 
 @given(st.lists(st.sampled_from(ODD_IDS) | st.text(min_size=1), min_size=1, max_size=8, unique=True), st.data())
+@settings(max_examples=40)
 def test_any_id_survives_the_round_trip(items, data):
     tokenizer = ItemTokenizer.from_items(items)
     history = data.draw(st.lists(st.sampled_from(items)))
@@ -126,6 +127,7 @@ def test_decoding_gives_items():
     st.integers(0, 9),
     st.sampled_from([pa.list_(pa.string()), pa.large_list(pa.large_string())]),
 )
+@settings(max_examples=50)
 def test_a_column_is_encoded_as_its_rows_are(rows, cut, type_):
     expected = [TEA(row or [])["input_ids"] for row in rows]
     sliced = pa.array([["tea"], *rows, ["cup", "x"]], type_)[1:-1]
@@ -167,8 +169,8 @@ def test_a_column_of_items_is_no_column_of_histories():
 def test_a_copy_gives_the_same_ids(tmp_path, reader):
     tokenizer = ItemTokenizer.from_items(ODD_IDS, max_length=7)
     histories = [[*ODD_IDS, *tokenizer.all_special_tokens, "nothing", "x[[[MASK]]]y"], ["茶"], []]
-    settings = {"padding": True, "truncation": True, "max_length": 30, "is_split_into_words": True}
-    expected = tokenizer(histories, **settings)
+    options = {"padding": True, "truncation": True, "max_length": 30, "is_split_into_words": True}
+    expected = tokenizer(histories, **options)
     assert expected["input_ids"][0] == [*range(5, 30), UNK, PAD, MASK, UNK, UNK]
     if reader is pickle:
         copy = pickle.loads(pickle.dumps(tokenizer))
@@ -179,7 +181,7 @@ def test_a_copy_gives_the_same_ids(tmp_path, reader):
     assert type(copy) is (TokenizersBackend if reader is TokenizersBackend else ItemTokenizer)
     assert copy.get_vocab() == tokenizer.get_vocab()
     assert copy.special_tokens_map == tokenizer.special_tokens_map
-    assert dict(copy(histories, **settings)) == dict(expected)
+    assert dict(copy(histories, **options)) == dict(expected)
     assert copy(["7", *["007"] * 7], truncation=True, is_split_into_words=True)["input_ids"] == [24] * 7
 
 

@@ -1,3 +1,7 @@
+import os
+
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # before ranx, which compiles for a minute and runs for a millisecond
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +11,7 @@ from ranx import Qrels, Run, evaluate
 from transformers import EvalPrediction
 
 from hf_rec import RankingMetrics
-from hf_rec.ranking_bert4rec import ban_items_
+from hf_rec.model.ranking import ban_items_
 
 COUNTS = np.array([0, 0, 0, 8, 4, 2, 1, 1])
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_rec.ranking_bert4rec import ban_items_, target_rank, top_items
+from hf_rec.model.ranking import ban_items_, target_rank, top_items
 
 score = st.floats(allow_nan=True, allow_infinity=True, width=32) | st.sampled_from([0.0, 1.0])  # ties are common
 
@@ -28,6 +28,23 @@ def test_the_rank_of_an_item_is_its_place_in_the_list(scores, data):
     ]
 
 
+@given(st.lists(st.lists(st.integers(0, 3), min_size=9, max_size=9), min_size=1, max_size=3), st.data())
+def test_the_list_has_the_best_items_and_of_equal_ones_the_lower_ids(rows, data):
+    k = data.draw(st.integers(1, 12))
+    scores = torch.tensor(rows, dtype=torch.float)
+    ids, values = top_items(scores, k)
+    expected = [sorted(range(9), key=lambda item: (-row[item], item))[:k] for row in rows]
+    assert ids.tolist() == expected
+    assert values.tolist() == [[row[item] for item in best] for row, best in zip(rows, expected, strict=True)]
+    candidates = [sorted(data.draw(st.sets(st.integers(0, 8), min_size=4, max_size=4))) for _ in rows]
+    ids, values = top_items(scores, k, torch.tensor(candidates))
+    expected = [
+        sorted(own, key=lambda item: (-row[item], item))[:k] for row, own in zip(rows, candidates, strict=True)
+    ]
+    assert ids.tolist() == expected
+    assert values.tolist() == [[row[item] for item in best] for row, best in zip(rows, expected, strict=True)]
+
+
 def test_nan_scores_rank_the_target_last():
     scores = torch.full((1, 5), torch.nan)
     assert target_rank(scores, torch.tensor([3])).tolist() == [5]
@@ -42,10 +59,11 @@ def test_bans_hold_in_their_row_and_special_tokens_in_all():
 
 
 def test_candidates_are_ranked_among_themselves():
-    scores = torch.tensor([[0.1, 0.9, 0.5, -torch.inf, 0.7]])
-    ids, values = top_items(scores, k=10, candidate_ids=torch.tensor([0, 4, 3]))
-    assert ids.tolist() == [[4, 0, 3]]
-    assert values.tolist() == [[pytest.approx(0.7), pytest.approx(0.1), -torch.inf]]
+    scores = torch.tensor([[0.1, 0.9, 0.5, -torch.inf, 0.7], [0.1, 0.9, 0.5, 0.2, 0.7]])
+    ids, values = top_items(scores, k=10, candidate_ids=torch.tensor([[0, 3, 4], [0, 1, 2]]))
+    assert ids.tolist() == [[4, 0, 3], [1, 2, 0]]
+    assert values[0].tolist() == [pytest.approx(0.7), pytest.approx(0.1), -torch.inf]
+    assert values[1].tolist() == pytest.approx([0.9, 0.5, 0.1])
 
 
 def test_the_list_is_cut_to_the_catalogue():

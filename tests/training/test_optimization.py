@@ -5,8 +5,8 @@ import torch
 from transformers import Trainer
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, RecommendationCollator
-from hf_rec.optimization import SparseRowAdamW
-from hf_rec.training import RecommendationTrainingArguments
+from hf_rec.training.arguments import RecommendationTrainingArguments
+from hf_rec.training.optimization import SparseRowAdamW
 
 BATCHES = [[3, 5, 5], [5], [9, 3]]
 
@@ -98,7 +98,7 @@ def test_the_trainer_runs_it_clips_the_rest_and_resumes_to_the_same_weights(toke
         sizes = {"max_position_embeddings": 8, "hidden_size": 16, "intermediate_size": 32}
         config = Bert4RecConfig(vocab_size=len(tokenizer), **sizes, loss_type=loss_type, num_negatives=5)
         model = Bert4RecForMaskedLM(config)
-        model.get_input_embeddings().sparse = True
+        model.items.sparse_gradients = True
         args = RecommendationTrainingArguments(
             tmp_path,
             per_device_train_batch_size=8,
@@ -110,13 +110,14 @@ def test_the_trainer_runs_it_clips_the_rest_and_resumes_to_the_same_weights(toke
             save_steps=2,
             save_total_limit=None,
             load_best_model_at_end=False,
+            use_cpu=True,
             disable_tqdm=True,
         )
         trainer = Trainer(
             model,
             args,
             train_dataset=rows,
-            data_collator=RecommendationCollator(tokenizer),
+            data_collator=RecommendationCollator(config),
             optimizer_cls_and_kwargs=(SparseRowAdamW, {"lr": 0.01}),
         )
         trainer.train(resume_from_checkpoint=resume)

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_rec.sampler import ShuffledLengthGroupedSampler
+from hf_rec.training.sampler import ShuffledLengthGroupedSampler
 
 LENGTHS = torch.randint(1, 200, (1003,), generator=torch.Generator().manual_seed(0)).tolist()
 

@@ -1,0 +1,206 @@
+"""Tables in files: Parquet, delimited text and JSON lines, one file or many."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from glob import glob
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".txt": "\t", ".data": "\t", ".dat": "::"}
+JSON = {".json", ".jsonl", ".ndjson"}
+READABLE = {".parquet", *DELIMITERS, *JSON}
+SEPARATOR = "\x1f"  # stands for a delimiter of several characters, which Arrow does not read
+
+
+class TableFiles:
+    """The table in one or several files.
+
+    Args:
+        paths: A file, a folder (all readable files in it), a pattern such as "logs/*.parquet", or a list of these.
+        id_columns: Columns whose values stay as they are written.
+        delimiter: Of text files; by default that of the file's kind.
+        column_names: Of text files without a header.
+
+    Raises:
+        FileNotFoundError: for a path without a file.
+        ValueError: for a file of an unknown kind, or one that is damaged.
+    """
+
+    def __init__(
+        self,
+        paths: str | Path | Iterable[str | Path],
+        id_columns: Iterable[str] = ("user_id", "item_id"),
+        delimiter: str | None = None,
+        column_names: Sequence[str] | None = None,
+    ):
+        paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        self.paths = [file for path in paths for file in find_files(path)]
+        self.id_columns = list(id_columns)
+        self.delimiter = delimiter
+        self.names = column_names
+        for path in self.paths:
+            kind_of(path)
+
+    @cached_property
+    def column_names(self) -> list[str]:
+        """Names of the columns, of the first file."""
+        path = self.paths[0]
+        if kind_of(path) == ".parquet":
+            names = self.guarded(path, lambda: pa.parquet.read_schema(path).names)
+        elif kind_of(path) in JSON:
+            names = self.guarded(path, lambda: self.read_json(path).column_names)
+        else:
+            names = self.text_columns(path)
+        if duplicates := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{path} has several columns {duplicates}; rename them")
+        return names
+
+    def read(self, columns: Iterable[str] | None = None) -> pa.Table:
+        """The rows of all files, of the given columns alone; columns that are not there are left out."""
+        wanted = [name for name in self.column_names if columns is None or name in set(columns)]
+        tables = [self.guarded(path, lambda path=path: self.read_file(path, wanted)) for path in self.paths]
+        return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
+
+    def read_file(self, path: Path, columns: list[str]) -> pa.Table:
+        if kind_of(path) == ".parquet":
+            return pa.parquet.ParquetFile(path).read(columns=columns)
+        if kind_of(path) in JSON:
+            return self.read_json(path).select(columns)
+        return self.read_text(path, columns)
+
+    def guarded(self, path: Path, read):
+        """What `read` returns; its errors name the file."""
+        try:
+            return read()
+        except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+
+    def read_json(self, path: Path) -> pa.Table:
+        """Ids are read as strings where they are strings: Arrow would take some for times."""
+        ids = pa.schema([(name, pa.string()) for name in self.id_columns])
+        try:
+            table = pa.json.read_json(path, parse_options=pa.json.ParseOptions(explicit_schema=ids))
+        except pa.ArrowInvalid:
+            return pa.json.read_json(path)
+        absent = [name for name in self.id_columns if table[name].null_count == len(table)]
+        return table.drop_columns(absent)
+
+    def text_columns(self, path: Path) -> list[str]:
+        """Names of a text file's columns; those of RecBole have a type behind a colon."""
+        if self.names:
+            return list(self.names)
+        header = self.guarded(path, lambda: io.BufferedReader(open_bytes(path)).readline().decode("utf-8-sig"))
+        if not header.strip():
+            raise ValueError(f"cannot read {path}: it is empty, or its first line is")
+        delimiter = self.delimiter_of(path)
+        header = header.rstrip("\r\n").replace(delimiter, SEPARATOR)
+        names = next(csv.reader([header], delimiter=SEPARATOR))
+        return [name.partition(":")[0] for name in names] if kind_of(path) == ".inter" else names
+
+    def delimiter_of(self, path: Path) -> str:
+        return self.delimiter or DELIMITERS[kind_of(path)]
+
+    def read_text(self, path: Path, columns: list[str]) -> pa.Table:
+        delimiter = self.delimiter_of(path)
+        stream = open_bytes(path)
+        if len(delimiter) > 1:
+            stream = io.BytesIO(stream.read().replace(delimiter.encode(), SEPARATOR.encode()))
+        table = pa.csv.read_csv(
+            stream,
+            read_options=pa.csv.ReadOptions(column_names=self.text_columns(path), skip_rows=not self.names),
+            parse_options=pa.csv.ParseOptions(
+                delimiter=delimiter if len(delimiter) == 1 else SEPARATOR, newlines_in_values=True
+            ),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(self.id_columns, pa.large_string()), include_columns=columns
+            ),
+        )
+        for field in table.schema:
+            if pa.types.is_binary(field.type):  # Arrow's type for text that is not UTF-8
+                raise ValueError(f"cannot read {path}: column {field.name!r} is not in UTF-8; convert the file")
+        self.check_quotes(path, len(table))
+        return self.whole_ids(table)
+
+    def check_quotes(self, path: Path, rows: int) -> None:
+        """Raise for a quote that is never closed, which swallows the rest of the file; report swallowed lines."""
+        quotes, lines, last = 0, 0, 0
+        for number, line in enumerate(io.BufferedReader(open_bytes(path)), start=1):
+            lines += bool(line.strip())
+            if found := line.count(b'"'):
+                quotes, last = quotes + found, number
+        if quotes % 2:
+            raise ValueError(f'cannot read {path}: a quote (") is not closed; the last one is in line {last}')
+        inside = lines - rows - (not self.names)
+        if inside > 0:
+            logger.warning(f"{path}: {inside:,} lines are parts of quoted values; check the quotes if this is wrong")
+
+    def whole_ids(self, table: pa.Table) -> pa.Table:
+        """Ids that were all written as fractions, such as "10.0", without the ".0": they were whole numbers."""
+        for name in set(self.id_columns).intersection(table.column_names):
+            ids = table[name].drop_null()
+            ids = ids.filter(pc.not_equal(ids, ""))
+            if len(ids) and pc.all(pc.match_substring_regex(ids, r"^-?\d+\.0$")).as_py():
+                logger.warning(f"column {name!r}: ids such as {ids[0].as_py()!r} are read without the '.0'")
+                whole = pc.replace_substring_regex(table[name], r"\.0$", "")
+                table = table.set_column(table.column_names.index(name), name, whole)
+        return table
+
+
+def find_files(path: str | Path) -> list[Path]:
+    """The files of a path: itself, the readable ones of a folder, or those that match a pattern."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if path.is_dir() and str(path):
+        found = [file for file in path.iterdir() if file.is_file() and READABLE.intersection(suffixes(file))]
+        found = [file for file in found if not file.name.startswith((".", "_"))]
+    else:
+        found = [Path(file) for file in glob(str(path)) if Path(file).is_file()]
+    if not found:
+        raise FileNotFoundError(f"no file {path}")
+    return sorted(found)
+
+
+def suffixes(path: Path) -> list[str]:
+    return [suffix.lower() for suffix in path.suffixes]
+
+
+def kind_of(path: Path) -> str:
+    """The suffix of a file that tells its kind; that of a compression may follow it."""
+    for suffix in reversed(suffixes(path)):
+        if suffix in READABLE:
+            return suffix
+    raise ValueError(f"cannot tell the format of {path}; its name must have one of {sorted(READABLE)}")
+
+
+def open_bytes(path: Path) -> pa.NativeFile:
+    """The content of a file, uncompressed."""
+    return pa.input_stream(str(path), compression="detect")
+
+
+def read_table(
+    path: str | Path | Iterable[str | Path],
+    id_columns: Iterable[str] = ("user_id", "item_id"),
+    columns: Iterable[str] | None = None,
+    delimiter: str | None = None,
+    column_names: Sequence[str] | None = None,
+) -> pa.Table:
+    """The table in one or several files; see [`TableFiles`].
+
+    Args:
+        columns: The only columns that are read; all if None.
+    """
+    return TableFiles(path, id_columns, delimiter, column_names).read(columns)
+
+
+__all__ = ["TableFiles", "read_table"]

@@ -1,0 +1,95 @@
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from logs import FRAME, SEQUENCES, write_log
+
+from hf_rec import Bert4RecConfig, Feature
+from hf_rec.cli.arguments import DataArguments, feature_columns
+from hf_rec.cli.train import ModelArguments
+from hf_rec.data.demo_log import shop_log
+from hf_rec.data.sources import PRESETS
+
+
+def test_the_columns_of_a_named_data_set_are_known_and_counts_may_be_given(monkeypatch):
+    with pytest.raises(ValueError, match=r"columns and the split of ml-1m are known.*\['user_column'\]"):
+        DataArguments(dataset_name="ml-1m", user_column="u")
+    asked = []
+    monkeypatch.setattr("hf_rec.cli.arguments.load_log", lambda name: asked.append(name) or shop_log(num_users=9)[0])
+    monkeypatch.setitem(PRESETS, "ml-1m", {"build": {"min_item_count": 2}})
+    assert len(DataArguments(dataset_name="ml-100k").load_splits()["test"]) == 9
+    for counts, users in (({}, 9), ({"min_item_count": 1, "min_user_count": 9}, None)):
+        splits = DataArguments(dataset_name="ml-1m", **counts).load_splits()
+        lengths = [1 + len(items) for items in splits["test"]["item_ids"]]
+        assert len(lengths) <= 9 and (not counts or min(lengths) >= 9)
+        known = {item for split in splits.values() for row in split["item_ids"] for item in row}
+        assert len(known) < 30 or counts
+    assert asked == ["ml-100k", "ml-1m", "ml-1m"]
+
+
+@pytest.mark.parametrize("given", [{}, {"train_file": ["x"], "dataset_name": "ml-1m"}])
+def test_the_data_come_from_one_place(given):
+    with pytest.raises(ValueError, match="one of --train_file and --dataset_name"):
+        DataArguments(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "title"),
+    [
+        ({"dataset_name": "ml-1m"}, "ml-1m"),
+        ({"train_file": ["data/shop/log.csv"]}, "shop"),
+        ({"train_file": ["log.csv"]}, "log"),
+    ],
+)
+def test_the_data_have_a_title(given, title):
+    assert DataArguments(**given).title == title
+
+
+def test_include_seen_is_the_inverse_of_exclude_seen():
+    file = {"train_file": ["x"]}
+    assert DataArguments(**file).exclude_seen is None
+    assert DataArguments(**file, include_seen=True).exclude_seen is False
+    assert DataArguments(**file, include_seen=False).exclude_seen is True
+
+
+def test_columns_of_features_are_kept_and_those_of_the_times_need_none(tmp_path):
+    log = shop_log(num_users=9)[0]
+    log = log.append_column("rating", pa.array([1] * len(log))).append_column("unused", pa.array([1] * len(log)))
+    pyarrow.parquet.write_table(log, tmp_path / "log.parquet")
+    splits = DataArguments(train_file=[str(tmp_path / "log.parquet")]).load_splits(["rating", "time_gap", "hour"])
+    assert set(splits["test"].column_names) == {
+        "user_id", "item_ids", "timestamps", "rating", "target_id", "target_time", "target_rating"
+    }  # fmt: skip
+    renamed = log.rename_columns(["user_id", "item_id", "timestamp", "hour", "unused"])
+    pyarrow.parquet.write_table(renamed, tmp_path / "log.parquet")
+    splits = DataArguments(train_file=[str(tmp_path / "log.parquet")]).load_splits(["hour"])
+    assert "target_hour" in splits["test"].column_names  # a column of the log goes before the hour of its times
+
+
+def test_columns_of_a_log_have_any_names(tmp_path):
+    file = write_log(
+        tmp_path / "log.csv", FRAME.rename(columns={"user_id": "who", "item_id": "what", "timestamp": "t"})
+    )
+    data = DataArguments([str(file)], user_column="who", item_column="what", time_column="t")
+    splits = data.load_splits()
+    assert splits["train"].to_list()[1] == SEQUENCES[1]  # two events: all are for training
+    assert splits["test"][0]["target_id"] == SEQUENCES[0]["item_ids"][-1]
+
+
+def test_a_saved_model_names_the_columns_that_it_reads(tmp_path):
+    features = [Feature("rating", "category"), Feature("time_gap", "time_gap"), Feature("price", "number")]
+    config = Bert4RecConfig(features=features)
+    assert feature_columns(config) == ["rating", "price"]
+    config.save_pretrained(tmp_path)
+    assert ModelArguments(model_name_or_path=str(tmp_path), event_columns=["x"]).columns() == ["rating", "price"]
+    assert ModelArguments(event_columns=["x"], request_columns=["hour"]).columns() == ["x", "hour"]
+
+
+def test_only_given_fields_change_the_configuration():
+    assert ModelArguments().config == {"is_decoder": True}
+    assert ModelArguments(objective="cloze").config == {"is_decoder": False}
+    assert ModelArguments(model_name_or_path="x").config == {}
+    assert ModelArguments(hidden_size=8, max_length=9, use_repeat_bias=False).config == {
+        "hidden_size": 8,
+        "use_repeat_bias": False,
+        "is_decoder": True,
+    }

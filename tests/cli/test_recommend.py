@@ -1,0 +1,81 @@
+import json
+
+import pyarrow.parquet
+import pytest
+from runs import SMALL, arguments, shop_splits
+from transformers import pipeline
+
+from hf_rec.cli.main import main
+from hf_rec.data.demo_log import shop_log
+from hf_rec.training.run import train_recommender
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder with a log, its titles and a model of it that reads the hour."""
+    folder = tmp_path_factory.mktemp("shop")
+    log, items = shop_log(num_users=120)
+    pyarrow.parquet.write_table(log, folder / "log.parquet")
+    pyarrow.parquet.write_table(items, folder / "items.parquet")
+    args = arguments(folder / "model", num_train_epochs=1, learning_rate=0.1, warmup_steps=0)
+    train_recommender(shop_splits(), args, request_columns=["hour"], **SMALL)
+    return folder
+
+
+@pytest.fixture
+def recommend(shop, capsys):
+    """The lines that the command prints."""
+
+    def run(*options: object) -> list[dict]:
+        capsys.readouterr()
+        main(["recommend", "--model_name_or_path", str(shop / "model"), *map(str, options)])
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+def items_of(recommended: list[dict]) -> list[str]:
+    return [entry["item_id"] for entry in recommended]
+
+
+def test_a_history_gets_the_list_of_the_pipeline(shop, recommend):
+    (line,) = recommend("--history", "sku-001", "sku-002", "--top_k", 3)
+    expected = pipeline("recommendation", model=str(shop / "model"))(["sku-001", "sku-002"], top_k=3)
+    assert line.keys() == {"recommended"}
+    assert items_of(line["recommended"]) == items_of(expected)
+    assert [entry["score"] for entry in line["recommended"]] == pytest.approx([entry["score"] for entry in expected])
+
+
+def test_every_user_of_a_log_gets_a_list(shop, recommend):
+    lines = recommend("--file", shop / "log.parquet")
+    assert [line["user_id"] for line in lines] == [f"shopper-{user:04}" for user in range(120)]
+    assert all(len(line["recommended"]) == 10 for line in lines)
+
+
+def test_the_time_of_the_request_is_read(shop, recommend):
+    times = [recommend("--file", shop / "log.parquet", "--time", 2_000_000_000 + 3600 * hour) for hour in (0, 9, 24)]
+    assert times[0] == times[2] != times[1]
+    assert recommend("--file", shop / "log.parquet") not in times
+
+
+def test_titles_candidates_and_blocked_items(shop, recommend):
+    titles = ["--titles_file", shop / "items.parquet"]
+    (line,) = recommend("--history", "sku-001", "--candidates", "sku-003", "sku-004", "sku-005", *titles)
+    assert sorted(items_of(line["recommended"])) == ["sku-003", "sku-004", "sku-005"]
+    names = dict(zip(*(column.to_pylist() for column in shop_log(120)[1].columns[:2]), strict=True))
+    assert all(entry["title"] == names[entry["item_id"]] for entry in line["recommended"])
+    best = items_of(recommend("--history", "sku-001", "--top_k", 2)[0]["recommended"])
+    assert (
+        items_of(recommend("--history", "sku-001", "--top_k", 1, "--blocked", best[0])[0]["recommended"]) == best[1:]
+    )
+
+
+def test_seen_items_on_request(shop, recommend):
+    history = ["--history", "sku-001", "--candidates", "sku-001"]
+    assert recommend(*history) == [{"recommended": []}]
+    assert items_of(recommend(*history, "--include_seen")[0]["recommended"]) == ["sku-001"]
+
+
+def test_ids_may_be_one_json_list(recommend):
+    expected = recommend("--history", "sku-001", "-2")
+    assert recommend("--history", '["sku-001", "-2"]') == expected

@@ -1,0 +1,150 @@
+import datetime
+import math
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from logs import sequences_of, times_of_users
+
+from hf_rec.data.sequences import build_sequences
+from hf_rec.data.splits import leave_one_out, temporal_split
+
+DAYS = [datetime.datetime(2020, 1, day) for day in (1, 2, 3)]
+
+
+def start(row: dict, length: int, target: bool = True) -> dict:
+    """The start of a history, and the item after it as the target."""
+    kept = {"item_ids": row["item_ids"][:length], "timestamps": row["timestamps"][:length]}
+    asked = {"target_id": row["item_ids"][length], "target_time": row["timestamps"][length]} if target else {}
+    return row | kept | asked
+
+
+@given(times_of_users)
+@settings(max_examples=15)
+def test_leave_one_out_is_that_of_a_slow_way(histories):
+    sequences = sequences_of(histories)
+    lengths = {f"u{user}": len(times) for user, times in enumerate(histories)}
+    long = [row for row in sequences if lengths[row["user_id"]] >= 3]
+    if not long:
+        with pytest.raises(ValueError, match=f"none of the {len(histories)} users has 3 items"):
+            leave_one_out(sequences)
+        return
+    expected = {
+        "train": [start(row, lengths[row["user_id"]] - 2 * (row in long), target=False) for row in sequences],
+        "validation": [start(row, lengths[row["user_id"]] - 2) for row in long],
+        "test": [start(row, lengths[row["user_id"]] - 1) for row in long],
+    }
+    assert {name: split.to_list() for name, split in leave_one_out(sequences).items()} == expected
+
+
+def test_default_cuts_of_a_temporal_split_that_are_one_time_are_an_error():
+    dates = [[datetime.date(2024, 5, day) for day in (1, 2, 3, 3)]]
+    message = r"got 2024-05-03 \(by default\) and 2024-05-03 \(by default\); give other times"
+    with pytest.raises(ValueError, match=message):
+        temporal_split(sequences_of(dates, pa.date32()))
+
+
+@given(times_of_users, st.integers(-1, 11), st.integers(-1, 11))
+@settings(max_examples=25)
+def test_a_temporal_split_is_that_of_a_slow_way(histories, validation_time, test_time):
+    expected = {"train": [], "validation": [], "test": []}
+    for row, times in zip(sequences_of(histories), histories, strict=True):
+        seen, tried = (sum(time < cut for time in times) for cut in (validation_time, test_time))
+        expected["train"] += [start(row, seen, target=False)] if seen else []
+        expected["validation"] += [start(row, seen)] if 0 < seen < tried else []
+        expected["test"] += [start(row, tried)] if 0 < tried < len(times) else []
+    message = None
+    if validation_time >= test_time:
+        message = f"validation_time must come before test_time, got {validation_time} and {test_time}"
+    elif empty := [name for name in ("validation", "test") if not expected[name]]:
+        message = f"no user has items both before and in the {empty[0]} period"
+    if message:
+        with pytest.raises(ValueError, match=message):
+            temporal_split(sequences_of(histories), validation_time, test_time)
+    else:
+        splits = temporal_split(sequences_of(histories), validation_time, test_time)
+        assert {name: split.to_list() for name, split in splits.items()} == expected
+
+
+def test_a_temporal_split_counts_the_users_without_a_history(caplog):
+    temporal_split(sequences_of([[0, 5, 9], [5], [6, 7], [9], [1]]), 5, 8)
+    assert caplog.messages == [
+        "left out 2 of 5: users without a history before the validation period",
+        "left out 1 of 5: users without a history before the test period",
+    ]
+
+
+def test_by_default_the_periods_hold_a_tenth_of_the_interactions_each():
+    splits = temporal_split(sequences_of([list(range(10))]))
+    assert [len(split["item_ids"][0]) for split in splits.values()] == [8, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("time_type", "cuts"),
+    [
+        (pa.timestamp("us"), ["2020-01-02", "2020-01-03 00:00"]),
+        (pa.timestamp("ns"), [DAYS[1], pd.Timestamp(DAYS[2])]),
+        (pa.timestamp("s", "UTC"), ["2020-01-02T01:00+01:00", pd.Timestamp("2020-01-03", tz="UTC")]),
+        (pa.date32(), ["2020-01-02", DAYS[2].date()]),
+        (pa.float64(), [1577923200, 1.5780096e9]),
+    ],
+    ids=str,
+)
+def test_a_temporal_split_takes_cuts_of_the_type_of_the_times(time_type, cuts):
+    seconds = pa.array(DAYS, pa.timestamp("s")).cast(pa.int64())
+    times = seconds.cast(time_type) if time_type == pa.float64() else pa.array(DAYS).cast(time_type)
+    sequences = sequences_of([times.to_pylist()], time_type)
+    splits = temporal_split(sequences, *cuts)
+    assert [split["item_ids"][:] for split in splits.values()] == [[["i0"]], [["i0"]], [["i0", "i1"]]]
+    assert splits["test"].features["timestamps"] == sequences.features["timestamps"]
+
+
+@pytest.mark.parametrize(
+    ("times", "time_type", "cut"),
+    [*((range(4), pa.int64(), cut) for cut in ("2020-01-01", 2.5, math.nan, DAYS[0])), (DAYS, pa.timestamp("us"), 5)],
+)
+def test_a_cut_of_another_type_is_named(times, time_type, cut):
+    with pytest.raises((TypeError, ValueError)) as error:
+        temporal_split(sequences_of([times], time_type), times[1], cut)
+    assert str(time_type) in str(error.value)
+    assert repr(cut) in str(error.value)
+
+
+def test_no_sequences_cannot_be_split():
+    nothing = sequences_of([[1, 2, 3]]).select([])
+    with pytest.raises(ValueError, match="none of the 0 users"):
+        leave_one_out(nothing)
+    with pytest.raises(ValueError, match="no sequences"):
+        temporal_split(nothing)
+
+
+def test_splits_of_a_real_log_keep_training_before_the_targets(real_data):
+    frame = pd.read_parquet(real_data / "ml-100k" / "interactions.parquet")
+    sequences = build_sequences(frame)
+    whole = {row["user_id"]: row for row in sequences}
+    for split in (leave_one_out, lambda sequences: temporal_split(sequences, 886_000_000, 890_000_000)):
+        splits = split(sequences)
+        train = {row["user_id"]: len(row["item_ids"]) for row in splits["train"]}
+        for row in [*splits["validation"], *splits["test"]]:
+            length = len(row["item_ids"])
+            assert row == start(whole[row["user_id"]], length)
+            assert train.get(row["user_id"], 0) <= length
+    assert sum(train.values()) == (frame.timestamp < 886_000_000).sum()
+    assert max(row["timestamps"][-1] for row in splits["train"]) < 886_000_000
+    spans = frame.groupby("user_id").timestamp.agg(["min", "max"])
+    assert len(splits["test"]) == ((spans["min"] < 890_000_000) & (spans["max"] >= 890_000_000)).sum()
+
+
+@pytest.mark.parametrize("split", [leave_one_out, lambda sequences: temporal_split(sequences, 2, 3)])
+def test_other_list_columns_are_split_as_the_items_are(split):
+    ratings, countries = [[5, None, 3, 4]], [["be", "be", None, "fr"]]
+    splits = split(sequences_of([[0, 1, 2, 3]], rating=ratings, country=countries))
+    for name, length in (("train", 2), ("validation", 2), ("test", 3)):
+        (row,) = splits[name]
+        assert (row["rating"], row["country"]) == (ratings[0][:length], countries[0][:length])
+        if name != "train":
+            assert (row["target_rating"], row["target_country"]) == (ratings[0][length], countries[0][length])
+    assert not any(column.startswith("target_") for column in splits["train"].column_names)

@@ -1,0 +1,48 @@
+"""Small logs of interactions that several tests share."""
+
+import pandas as pd
+import pyarrow as pa
+from datasets import Dataset
+from hypothesis import strategies as st
+
+LOG = {
+    "user_id": ["u1", "u2", "u1", "u1", "u2"],
+    "item_id": ["007", 'a, "b"', "7", "NA", "a\nb"],
+    "timestamp": [3, 1, 1, 3, 9],
+}
+SEQUENCES = [
+    {"user_id": "u1", "item_ids": ["7", "007", "NA"], "timestamps": [1, 3, 3]},
+    {"user_id": "u2", "item_ids": ['a, "b"', "a\nb"], "timestamps": [1, 9]},
+]
+FRAME = pd.DataFrame(LOG)
+times_of_users = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6).map(sorted), min_size=1, max_size=8)
+
+
+def write_log(path, frame=FRAME, **options):
+    """The log as a file of the format of the name."""
+    if "json" in path.name:
+        frame.to_json(path, orient="records", lines=True)
+    elif "parquet" in path.name:
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="\t" if ".tsv" in path.name else ",", **options)
+    return path
+
+
+def table_of(rows: list[tuple]) -> pa.Table:
+    """Rows of (user, item, time)."""
+    return pa.table(dict(zip(LOG, zip(*rows, strict=True), strict=True)))
+
+
+def sequences_of(histories: list[list], time_type: pa.DataType | None = None, **columns) -> Dataset:
+    """Users `u0`, `u1`, ... with items `i0`, `i1`, ... at the given times."""
+    return Dataset(
+        pa.table(
+            {
+                "user_id": [f"u{user}" for user in range(len(histories))],
+                "item_ids": [[f"i{place}" for place in range(len(times))] for times in histories],
+                "timestamps": pa.array(histories, pa.list_(time_type or pa.int64())),
+                **columns,
+            }
+        )
+    )

@@ -1,0 +1,60 @@
+import copy
+
+import pytest
+
+from hf_rec import Bert4RecConfig
+from hf_rec.training.arguments import RecommendationTrainingArguments, complete_arguments
+from hf_rec.training.recipes import choose_recipe
+
+CONFIG = Bert4RecConfig(vocab_size=1_003, max_position_embeddings=50, is_decoder=True)
+LENGTHS = [8] * 1_000
+
+
+def test_what_is_open_is_chosen_in_a_copy(tmp_path):
+    args = RecommendationTrainingArguments(str(tmp_path))
+    before = copy.deepcopy(args)
+    completed = complete_arguments(args, CONFIG, LENGTHS)
+    recipe = choose_recipe(True, 50)
+    assert args == before and completed is not args
+    assert (completed.learning_rate, completed.weight_decay) == (recipe.learning_rate, recipe.weight_decay)
+    assert completed.per_device_train_batch_size * completed.gradient_accumulation_steps == 128
+    assert completed.per_device_eval_batch_size == 256
+    assert completed.max_steps == 1_000
+
+
+def test_what_is_given_stays(tmp_path):
+    given = {
+        "learning_rate": 0.5,
+        "weight_decay": 0.0,
+        "per_device_train_batch_size": 3,
+        "per_device_eval_batch_size": 7,
+        "max_steps": 11,
+    }
+    completed = complete_arguments(RecommendationTrainingArguments(str(tmp_path), **given), CONFIG, LENGTHS)
+    assert {name: getattr(completed, name) for name in given} == given
+
+
+def test_epochs_take_the_place_of_steps(tmp_path):
+    args = RecommendationTrainingArguments(str(tmp_path), num_train_epochs=2)
+    assert (args.max_steps, args.num_train_epochs) == (-1, 2)
+    assert complete_arguments(args, CONFIG, LENGTHS).max_steps == -1
+    both = RecommendationTrainingArguments(str(tmp_path), num_train_epochs=2, max_steps=5)
+    assert both.max_steps == 5
+
+
+def test_the_parts_of_a_step_share_its_histories(tmp_path):
+    for parts, size in ((1, 128), (4, 32), (1_000, 1)):
+        args = RecommendationTrainingArguments(str(tmp_path), gradient_accumulation_steps=parts)
+        assert complete_arguments(args, CONFIG, LENGTHS).per_device_train_batch_size == size
+
+
+@pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
+def test_a_push_before_the_end_is_refused(tmp_path, strategy):
+    with pytest.raises(ValueError, match=rf"hub_strategy must be 'end', got '{strategy}'.*hub_token"):
+        RecommendationTrainingArguments(str(tmp_path), push_to_hub=True, hub_strategy=strategy)
+    assert RecommendationTrainingArguments(str(tmp_path), hub_strategy=strategy)  # nothing is pushed
+
+
+def test_without_validation_there_is_no_best_model(tmp_path):
+    assert not RecommendationTrainingArguments(str(tmp_path), eval_strategy="no").load_best_model_at_end
+    assert RecommendationTrainingArguments(str(tmp_path)).load_best_model_at_end
