@@ -6,6 +6,7 @@ The source distribution of Transformers lacks its tests of `generate` (`Generati
 
 import itertools
 import unittest
+from unittest.mock import patch
 
 import torch
 from transformers import GenerationMixin, set_seed
@@ -79,7 +80,16 @@ class Bert4RecModelTester:
         self.parent.assertTrue(outputs.loss.isfinite())
 
 
-class Bert4RecModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCase):
+class SuiteTests(ModelTesterMixin, TrainingTesterMixin):
+    """The tests of the suite."""
+
+    def test_resize_embeddings_untied(self):
+        """The suite reads the bias of an output layer. A table of items has none, as the scores have a bias."""
+        with patch.object(torch.nn.Embedding, "bias", None, create=True):
+            super().test_resize_embeddings_untied()
+
+
+class Bert4RecModelTest(SuiteTests, unittest.TestCase):
     all_model_classes = (Bert4RecModel, Bert4RecForMaskedLM)
     test_can_init_all_missing_weights_before_2023 = True  # no year in our files, so the suite takes them for old ones
 
@@ -99,6 +109,9 @@ class Bert4RecModelTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCase
     def test_for_masked_lm(self):
         self.model_tester.create_and_check_for_masked_lm(*self.model_tester.prepare_config_and_inputs())
 
+    @unittest.skip("an encoder keeps no cache and refuses use_cache")
+    def test_bc_cache_name_forward(self): ...
+
 
 class RepeatingDecoder(Bert4RecForCausalLM):
     """Generates without the rules of serving: the suite trains on a text that repeats tokens."""
@@ -107,7 +120,7 @@ class RepeatingDecoder(Bert4RecForCausalLM):
         return GenerationMixin.generate(self, *args, **kwargs)
 
 
-class Bert4RecDecoderTest(ModelTesterMixin, TrainingTesterMixin, unittest.TestCase):
+class Bert4RecDecoderTest(SuiteTests, unittest.TestCase):
     all_model_classes = (Bert4RecModel, Bert4RecForCausalLM)
     test_can_init_all_missing_weights_before_2023 = True
 
@@ -179,18 +192,17 @@ class Bert4RecGenerationTest(unittest.TestCase):
                 return_dict_in_generate=True,
                 output_scores=True,
             )
+            first = self.next_log_probabilities(model, histories)  # (batch, vocab_size)
             for row, history in enumerate(histories):
-                sums = {}
-                for first in range(vocab_size):
-                    after = torch.cat([history, history.new_tensor([first])]).unsqueeze(0)
-                    start = self.next_log_probabilities(model, history.unsqueeze(0))[0, first]
-                    for second, log_probability in enumerate(self.next_log_probabilities(model, after)[0]):
-                        sums[first, second] = (start + log_probability).item()
-                best = sorted(sums, key=sums.get, reverse=True)[:2]
+                items = torch.arange(vocab_size, device=history.device)
+                longer = torch.cat([history.expand(vocab_size, -1), items.unsqueeze(1)], dim=1)
+                sums = first[row].unsqueeze(1) + self.next_log_probabilities(model, longer)  # of the pairs of items
+                best = sums.flatten().topk(2)
+                pairs = [[index // vocab_size, index % vocab_size] for index in best.indices.tolist()]
                 beams = slice(2 * row, 2 * row + 2)
-                self.assertEqual(found.sequences[beams, -2:].tolist(), [list(pair) for pair in best])
-                mean = torch.tensor([sums[pair] / 2 for pair in best])  # by the number of new items
-                torch.testing.assert_close(found.sequences_scores[beams].cpu(), mean, rtol=0, atol=1e-4)
+                self.assertEqual(found.sequences[beams, -2:].tolist(), pairs)
+                means = best.values / 2  # `generate` divides by the number of new items
+                torch.testing.assert_close(found.sequences_scores[beams], means, rtol=0, atol=1e-4)
 
     def test_samples_follow_the_probabilities_and_the_rules(self):
         for model in self.decoders(vocab_size=12):

@@ -11,6 +11,7 @@ from ..data.files import TableFiles
 from ..data.sequences import build_sequences, read_sequences
 from ..data.sources import PRESETS, as_table, load_log
 from ..data.splits import join_splits, leave_one_out, temporal_split
+from ..model.features import Feature
 
 # Options that are valid only for a table of the user's own.
 TABLE = ("dataset_config_name", "dataset_split", "user_column", "item_column", "time_column", "time_format")
@@ -18,7 +19,43 @@ FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is giv
 
 
 @dataclass
-class DataArguments:
+class LogArguments:
+    """How the rows of a log are read."""
+
+    user_column: str = field(default="user_id", metadata={"help": "Column of the user."})
+    item_column: str = field(default="item_id", metadata={"help": "Column of the item."})
+    time_column: str | None = field(
+        default=None, metadata={"help": "Column that orders a user's items; default: 'timestamp', or else 'position'."}
+    )
+    time_format: str | None = field(
+        default=None, metadata={"help": "How times are written as text, such as '%%d/%%m/%%Y %%H:%%M'."}
+    )
+    delimiter: str | None = field(default=None, metadata={"help": "Of text files; default: that of the file's kind."})
+    column_names: list[str] | None = field(
+        default=None, metadata={"help": "Names of the columns of text files without a header."}
+    )
+
+    def open_files(self, files: list[str]) -> TableFiles:
+        return TableFiles(files, (self.user_column, self.item_column), self.delimiter, self.column_names)
+
+    def load_sequences(self, log, columns: list[str], **options) -> Dataset:
+        """Sequences of a log, or those that it holds already, with the columns of features.
+
+        Args:
+            options: Of [`build_sequences`], beside those of the columns.
+        """
+        kept = [name for name in columns if name in log.column_names or name not in DERIVED]
+        if "item_ids" in log.column_names:
+            if options:
+                raise ValueError(f"{sorted(options)} are options for a log, but sequences were given")
+            return read_sequences(as_table(log, {"user_id", "item_ids", "timestamps", *kept}), kept)
+        names = ("user_column", "item_column", "time_column", "time_format")
+        options = {name: getattr(self, name) for name in names} | options
+        return build_sequences(log, event_columns=kept, **options)
+
+
+@dataclass
+class DataArguments(LogArguments):
     """Where the interactions are and how they are split."""
 
     train_file: list[str] | None = field(
@@ -34,23 +71,11 @@ class DataArguments:
     test_file: list[str] | None = field(
         default=None, metadata={"help": "What the users did after that, in place of --split; with --validation_file."}
     )
-    delimiter: str | None = field(default=None, metadata={"help": "Of text files; default: that of the file's kind."})
-    column_names: list[str] | None = field(
-        default=None, metadata={"help": "Names of the columns of text files without a header."}
-    )
     dataset_name: str | None = field(
         default=None, metadata={"help": f"In place of --train_file: {', '.join(PRESETS)}, or a data set of the Hub."}
     )
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     dataset_split: str = field(default="train", metadata={"help": "Split of the Hub data set that holds the log."})
-    user_column: str = field(default="user_id", metadata={"help": "Column of the user."})
-    item_column: str = field(default="item_id", metadata={"help": "Column of the item."})
-    time_column: str | None = field(
-        default=None, metadata={"help": "Column that orders a user's items; default: 'timestamp', or else 'position'."}
-    )
-    time_format: str | None = field(
-        default=None, metadata={"help": "How times are written as text, such as '%%d/%%m/%%Y %%H:%%M'."}
-    )
     min_user_count: int | None = field(
         default=None,
         metadata={"help": "Leave out users with fewer interactions; default: none, or as in the named data set."},
@@ -113,32 +138,19 @@ class DataArguments:
         Args:
             columns: Columns of features that are kept; those that are computed from the timestamps may be missing.
         """
-        columns = list(columns)
+        columns, options = list(columns), self.build_options
         if self.test_file:
             parts = (self.train_file, self.validation_file, self.test_file)
-            return join_splits(*(self.load_sequences(self.open_files(files), columns) for files in parts))
-        sequences = self.load_sequences(self.open_log(), columns)
+            return join_splits(*(self.load_sequences(self.open_files(files), columns, **options) for files in parts))
+        sequences = self.load_sequences(self.open_log(), columns, **options)
         return leave_one_out(sequences) if self.split == "leave-one-out" else temporal_split(sequences)
 
-    def load_sequences(self, log, columns: list[str]) -> Dataset:
-        """Sequences of a log, or those that it holds already."""
-        kept = [name for name in columns if name in log.column_names or name not in DERIVED]
-        counts = {"min_user_count": self.min_user_count, "min_item_count": self.min_item_count}
-        counts = {name: count for name, count in counts.items() if count is not None}
-        if "item_ids" in log.column_names:
-            if counts:
-                raise ValueError(f"{sorted(counts)} filter a log, but sequences were given; filter them before")
-            return read_sequences(as_table(log, {"user_id", "item_ids", "timestamps", *kept}), kept)
-        options = PRESETS[self.dataset_name]["build"] if self.dataset_name in PRESETS else self.table_options
-        return build_sequences(log, event_columns=kept, **(options | counts))
-
     @property
-    def table_options(self) -> dict[str, str | None]:
-        """Options of [`build_sequences`] for a table of the user's own."""
-        return {name: getattr(self, name) for name in ("user_column", "item_column", "time_column", "time_format")}
-
-    def open_files(self, files: list[str]) -> TableFiles:
-        return TableFiles(files, (self.user_column, self.item_column), self.delimiter, self.column_names)
+    def build_options(self) -> dict[str, int | str]:
+        """Options of [`build_sequences`] that were given, or belong to the named data set."""
+        counts = {"min_user_count": self.min_user_count, "min_item_count": self.min_item_count}
+        known = PRESETS[self.dataset_name]["build"] if self.dataset_name in PRESETS else {}
+        return known | {name: count for name, count in counts.items() if count is not None}
 
     def open_log(self) -> TableFiles | Dataset:
         """The log that was given."""
@@ -152,9 +164,9 @@ class DataArguments:
         return log
 
 
-def feature_columns(config) -> list[str]:
+def feature_columns(features: Iterable[Feature]) -> list[str]:
     """The columns of a log that a saved model reads beside the ids and the times."""
-    return [feature.column for feature in config.features if feature.kind not in DERIVED]
+    return [feature.column for feature in features if feature.kind not in DERIVED]
 
 
-__all__ = ["FLAG", "DataArguments", "feature_columns"]
+__all__ = ["FLAG", "DataArguments", "LogArguments", "feature_columns"]

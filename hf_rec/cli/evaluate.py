@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
     config = Bert4RecConfig.from_pretrained(evaluation.model_name_or_path)
     results = evaluate_recommender(
         evaluation.model_name_or_path,
-        data.load_splits(feature_columns(config)),
+        data.load_splits(feature_columns(config.features)),
         exclude_seen=data.exclude_seen,
         batch_size=evaluation.batch_size,
     )

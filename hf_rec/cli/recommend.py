@@ -10,9 +10,9 @@ from transformers import HfArgumentParser, pipeline
 
 from ..data.encode import histories_of
 from ..data.files import read_table
-from ..data.sequences import build_sequences
+from ..model.features import Feature
 from ..model.pipeline_bert4rec import RecommendationPipeline
-from .arguments import FLAG, feature_columns
+from .arguments import FLAG, LogArguments, feature_columns
 
 
 @dataclass
@@ -24,15 +24,13 @@ class RecommendArguments:
         default_factory=list,
         metadata={"help": "Item ids, oldest first; or one JSON list of them, for ids that begin with a dash."},
     )
-    file: str | None = field(default=None, metadata={"help": "In place of --history: an interaction log."})
-    user_column: str = field(default="user_id", metadata={"help": "Column of the user in the log."})
-    item_column: str = field(default="item_id", metadata={"help": "Column of the item in the log and in the titles."})
-    time_column: str | None = field(default=None, metadata={"help": "Column that orders a user's items."})
-    time: float | None = field(
+    file: list[str] | None = field(
+        default=None, metadata={"help": "In place of --history: an interaction log, as for `hf-rec train`."}
+    )
+    request: str | None = field(
         default=None,
         metadata={
-            "help": "Time of the request, for a model that reads times: seconds since 1970, or a number in the unit "
-            "of the log; default: unknown."
+            "help": 'What is known of the request, as JSON: {"time": 1700000000, "country": "FR"}; default: unknown.'
         },
     )
     titles_file: str | None = field(default=None, metadata={"help": "A table with the titles of the items."})
@@ -50,17 +48,18 @@ class RecommendArguments:
             self.history = json.loads(self.history[0])
         if bool(self.history) == bool(self.file):
             raise ValueError("give one of --history and --file")
-        if self.time is not None and not self.file:
-            raise ValueError("--time needs --file: a --history has no times")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one JSON object a line: the user, where there is one, and the recommended items."""
-    parser = HfArgumentParser(RecommendArguments, prog="hf-rec recommend", description=__doc__)
-    (args,) = parser.parse_args_into_dataclasses(arguments)
-    titles = read_titles(args) if args.titles_file else {}
+    parser = HfArgumentParser((RecommendArguments, LogArguments), prog="hf-rec recommend", description=__doc__)
+    args, log = parser.parse_args_into_dataclasses(arguments)
+    titles = read_titles(args, log.item_column) if args.titles_file else {}
     recommend = open_recommender(args.model_name_or_path)
-    users, histories = read_histories(args, recommend) if args.file else ([None], [args.history])
+    features = recommend.model.config.features
+    users, histories = read_histories(log, args.file, features) if args.file else ([None], [args.history])
+    if args.request:
+        histories = with_request(histories, json.loads(args.request))
     lists = recommend(
         iter(histories),
         top_k=args.top_k,
@@ -85,27 +84,26 @@ def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
     return pipeline("recommendation", model=model_name_or_path)
 
 
-def read_histories(args: RecommendArguments, recommend: RecommendationPipeline) -> tuple[list[str], list]:
+def read_histories(log: LogArguments, files: list[str], features: list[Feature]) -> tuple[list[str], list]:
     """The users of a log and their histories with all that the model reads."""
-    config = recommend.model.config
-    columns = feature_columns(config)
-    sequences = build_sequences(args.file, args.user_column, args.item_column, args.time_column, columns)
-    histories = histories_of(sequences, config.features)
-    if args.time is not None:
-        if not config.features:
-            raise ValueError("--time was given, but the model reads no features of time")
-        histories = [history | {"request": {"time": args.time}} for history in histories]
-    return sequences["user_id"][:], histories
+    sequences = log.load_sequences(log.open_files(files), feature_columns(features))
+    return sequences["user_id"][:], histories_of(sequences, features)
 
 
-def read_titles(args: RecommendArguments) -> dict[str, str]:
-    table = read_table(args.titles_file, [args.item_column])
-    if missing := {args.item_column, args.title_column} - {*table.column_names}:
+def with_request(histories: list, request: dict) -> list[dict]:
+    """The histories as dictionaries, each with what is known of the request."""
+    rows = [history if isinstance(history, dict) else {"item_ids": history} for history in histories]
+    return [row | {"request": request} for row in rows]
+
+
+def read_titles(args: RecommendArguments, item_column: str) -> dict[str, str]:
+    table = read_table(args.titles_file, [item_column])
+    if missing := {item_column, args.title_column} - {*table.column_names}:
         raise ValueError(
-            f"no column {sorted(missing)} in {args.titles_file}, which has {table.column_names}; name the columns with "
-            "--item_column and --title_column"
+            f"no column {sorted(missing)} in {args.titles_file}, which has {table.column_names}; name the columns "
+            "with --item_column and --title_column"
         )
-    return dict(zip(map(str, table[args.item_column].to_pylist()), table[args.title_column].to_pylist(), strict=True))
+    return dict(zip(map(str, table[item_column].to_pylist()), table[args.title_column].to_pylist(), strict=True))
 
 
 if __name__ == "__main__":

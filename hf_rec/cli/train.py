@@ -111,7 +111,7 @@ class ModelArguments:
     def columns(self) -> list[str]:
         """Columns of the log that the model reads."""
         if self.model_name_or_path:
-            return feature_columns(Bert4RecConfig.from_pretrained(self.model_name_or_path))
+            return feature_columns(Bert4RecConfig.from_pretrained(self.model_name_or_path).features)
         return [*(self.event_columns or []), *(self.request_columns or [])]
 
 

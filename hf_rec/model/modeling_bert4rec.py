@@ -144,10 +144,12 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
-        """As Transformers does it; weights that the saved model had and the folder lacks are an error."""
+        """As Transformers does it; weights that the saved model had and the folder lacks are an error, unless
+        `output_loading_info` reports them."""
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        if info["missing_keys"] and cls.__name__ in (model.config.architectures or ()):
-            raise ValueError(f"{pretrained_model_name_or_path} lacks the weights {sorted(info['missing_keys'])}")
+        missing = sorted(info["missing_keys"])
+        if missing and not output_loading_info and cls.__name__ in (model.config.architectures or ()):
+            raise ValueError(f"{pretrained_model_name_or_path} lacks the weights {missing}")
         return (model, info) if output_loading_info else model
 
     @property

@@ -27,7 +27,8 @@ def encode(recommend: RecommendationPipeline, histories: Sequence, batch_size: i
     with torch.inference_mode():
         for start in range(0, len(histories), batch_size):
             inputs = recommend.preprocess(list(histories[start : start + batch_size]))
-            del inputs["banned_ids"]
+            for name in ("banned_ids", "candidate_ids"):
+                inputs.pop(name, None)
             positions = inputs.pop("logits_to_keep").to(recommend.device)
             inputs = {name: tensor.to(recommend.device) for name, tensor in inputs.items()}
             encoded = recommend.model.base_model(**inputs, positions_to_keep=positions, use_cache=False)

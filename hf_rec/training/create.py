@@ -39,15 +39,16 @@ def create_model(
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
         config: Fields of the [`Bert4RecConfig`]; the others follow the recipe.
         max_length: Positions of the input; chosen by the lengths of the histories if None.
-        event_columns, request_columns: Features by name, as for [`name_features`].
+        event_columns, request_columns: Features by name, as for [`name_features`], unless `config` has features.
     """
     train = splits["train"]
     max_length = max_length or choose_max_length(list_lengths(as_array(train["item_ids"])))
     items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
     targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]
     tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
-    features = fit_features(name_features(train, event_columns, request_columns), train)
-    fields = {"features": features} | dict(config or {})
+    fields = dict(config or {})
+    features = fields.get("features") or name_features(train, event_columns, request_columns)
+    fields["features"] = fit_features(features, train)
     model_config = Bert4RecConfig(**recipe_config(len(tokenizer), max_length, **fields))
     return recommender_class(model_config)(model_config), tokenizer
 

@@ -17,7 +17,7 @@ def test_the_columns_of_a_named_data_set_are_known_and_counts_may_be_given(monke
     monkeypatch.setattr("hf_rec.cli.arguments.load_log", lambda name: asked.append(name) or shop_log(num_users=9)[0])
     monkeypatch.setitem(PRESETS, "ml-1m", {"build": {"min_item_count": 2}})
     assert len(DataArguments(dataset_name="ml-100k").load_splits()["test"]) == 9
-    for counts, users in (({}, 9), ({"min_item_count": 1, "min_user_count": 9}, None)):
+    for counts in ({}, {"min_item_count": 1, "min_user_count": 9}):
         splits = DataArguments(dataset_name="ml-1m", **counts).load_splits()
         lengths = [1 + len(items) for items in splits["test"]["item_ids"]]
         assert len(lengths) <= 9 and (not counts or min(lengths) >= 9)
@@ -69,7 +69,7 @@ def test_columns_of_a_log_have_any_names(tmp_path):
     file = write_log(
         tmp_path / "log.csv", FRAME.rename(columns={"user_id": "who", "item_id": "what", "timestamp": "t"})
     )
-    data = DataArguments([str(file)], user_column="who", item_column="what", time_column="t")
+    data = DataArguments(train_file=[str(file)], user_column="who", item_column="what", time_column="t")
     splits = data.load_splits()
     assert splits["train"].to_list()[1] == SEQUENCES[1]  # two events: all are for training
     assert splits["test"][0]["target_id"] == SEQUENCES[0]["item_ids"][-1]
@@ -78,7 +78,7 @@ def test_columns_of_a_log_have_any_names(tmp_path):
 def test_a_saved_model_names_the_columns_that_it_reads(tmp_path):
     features = [Feature("rating", "category"), Feature("time_gap", "time_gap"), Feature("price", "number")]
     config = Bert4RecConfig(features=features)
-    assert feature_columns(config) == ["rating", "price"]
+    assert feature_columns(config.features) == ["rating", "price"]
     config.save_pretrained(tmp_path)
     assert ModelArguments(model_name_or_path=str(tmp_path), event_columns=["x"]).columns() == ["rating", "price"]
     assert ModelArguments(event_columns=["x"], request_columns=["hour"]).columns() == ["x", "hour"]

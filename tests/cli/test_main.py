@@ -12,7 +12,7 @@ from hf_rec.cli.main import COMMANDS, main
 OPTIONS = {
     "train": ["--train_file", "--output_dir", "--event_columns", "--request_columns", "--objective", "--max_steps"],
     "evaluate": ["--model_name_or_path", "--train_file", "--split", "--include_seen", "--output_file"],
-    "recommend": ["--model_name_or_path", "--history", "--file", "--time", "--top_k", "--candidates"],
+    "recommend": ["--model_name_or_path", "--history", "--file", "--request", "--top_k", "--candidates"],
     "export": ["--model_name_or_path", "--output_dir", "--top_k", "--quantize"],
     "demo": ["--output_dir", "--max_steps", "--seed"],
 }
@@ -94,7 +94,6 @@ def test_a_wrong_training_call_is_one_line_that_says_what_to_do(options, named, 
     [
         ("recommend", ["--model_name_or_path", "x"], ["--history", "--file"]),
         ("recommend", ["--model_name_or_path", "x", "--history", "a", "--file", "b"], ["--history", "--file"]),
-        ("recommend", ["--model_name_or_path", "x", "--history", "a", "--time", "5"], ["--time", "--file"]),
         ("recommend", ["--model_name_or_path", "nowhere", "--history", "a"], ["huggingface.co"]),
         (
             "recommend",
@@ -116,6 +115,7 @@ def test_a_wrong_call_of_another_command_is_one_line_too(command, options, named
     assert all(places.get(word, word) in message for word in named), message
 
 
+@pytest.mark.slow
 def test_the_shell_gets_the_line_and_the_exit_code(tmp_path):
     command = [sys.executable, "-m", "hf_rec.cli.main", "train", "--train_file", "nowhere.csv", "--output_dir", "out"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -53,7 +53,8 @@ def test_every_user_of_a_log_gets_a_list(shop, recommend):
 
 
 def test_the_time_of_the_request_is_read(shop, recommend):
-    times = [recommend("--file", shop / "log.parquet", "--time", 2_000_000_000 + 3600 * hour) for hour in (0, 9, 24)]
+    requests = [json.dumps({"time": 2_000_000_000 + 3600 * hour}) for hour in (0, 9, 24)]
+    times = [recommend("--file", shop / "log.parquet", "--request", request) for request in requests]
     assert times[0] == times[2] != times[1]
     assert recommend("--file", shop / "log.parquet") not in times
 
@@ -70,7 +71,7 @@ def test_titles_candidates_and_blocked_items(shop, recommend):
     )
 
 
-def test_seen_items_on_request(shop, recommend):
+def test_seen_items_on_request(recommend):
     history = ["--history", "sku-001", "--candidates", "sku-001"]
     assert recommend(*history) == [{"recommended": []}]
     assert items_of(recommend(*history, "--include_seen")[0]["recommended"]) == ["sku-001"]

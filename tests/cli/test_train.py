@@ -15,6 +15,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from fake_hub import TOKEN, fake_hub
+from huggingface_hub import constants, hf_api
 from runs import clock_log, country_log
 from safetensors.torch import load_file
 from transformers import pipeline
@@ -105,9 +106,9 @@ def test_a_new_column_is_read_by_its_name_alone(tmp_path, capsys):
 @pytest.mark.parametrize("objective", ["next-item", "cloze"])
 def test_what_depends_on_the_request_is_solved_only_by_a_model_that_reads_it(objective, tmp_path):
     file = tmp_path / "log.parquet"
-    pyarrow.parquet.write_table(country_log(), file)
+    pyarrow.parquet.write_table(country_log(num_users=100), file)
     options = ["--train_file", file, "--objective", objective, "--include_seen", "--use_repeat_bias", "false"]
-    options += ["--hidden_dropout_prob", 0, "--max_steps", 60, *TINY, *BY_STEPS]
+    options += ["--hidden_dropout_prob", 0, "--max_steps", 40, *TINY, *BY_STEPS, "--learning_rate", 3e-2]
     run("train", *options, "--output_dir", tmp_path / "reads", "--request_columns", "country")
     run("train", *options, "--output_dir", tmp_path / "event", "--event_columns", "country")
     reads, event = results_of(tmp_path / "reads"), results_of(tmp_path / "event")
@@ -116,7 +117,7 @@ def test_what_depends_on_the_request_is_solved_only_by_a_model_that_reads_it(obj
     assert reads["last-item Markov_hr@5"] < 0.3
 
 
-@pytest.mark.parametrize(("objective", "max_steps"), [("next-item", 120), ("cloze", 200)])
+@pytest.mark.parametrize(("objective", "max_steps"), [("next-item", 80), ("cloze", 200)])
 def test_a_model_of_time_gaps_answers_by_the_clock(objective, max_steps, tmp_path, capsys, caplog):
     log, folder, metrics = tmp_path / "log.parquet", tmp_path / "model", tmp_path / "metrics.json"
     pyarrow.parquet.write_table(clock_log(), log)
@@ -144,9 +145,9 @@ def test_a_model_of_time_gaps_answers_by_the_clock(objective, max_steps, tmp_pat
 
     first = build_sequences(log)[0]
     history = {"item_ids": first["item_ids"], "timestamps": first["timestamps"]}
-    for time_options, request in ([], {}), (["--time", 100_000_000], {"request": {"time": 100_000_000}}):
+    for options, request in ([], {}), (["--request", '{"time": 100000000}'], {"request": {"time": 100_000_000}}):
         capsys.readouterr()
-        run("recommend", "--model_name_or_path", folder, "--file", log, "--top_k", 1, *time_options)
+        run("recommend", "--model_name_or_path", folder, "--file", log, "--top_k", 1, *options)
         found = json.loads(capsys.readouterr().out.splitlines()[0])["recommended"]
         assert found[0]["item_id"] == recommend(history | request)[0]["item_id"]
 
@@ -212,17 +213,20 @@ def test_a_killed_run_resumes_to_the_same_end(log_file, tmp_path, caplog):
     assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_pushing_tells_nobody_the_token_and_uploads_no_pickle(log_file, tmp_path):
+def test_pushing_tells_nobody_the_token_and_uploads_no_pickle(log_file, tmp_path, monkeypatch):
     options = ["train", "--train_file", log_file, "--output_dir", tmp_path / "shop", "--max_steps", 4, *TINY]
     options = [*map(str, options), "--push_to_hub", "--hub_model_id", "user/shop"]
     with pytest.raises(SystemExit, match="hub_strategy must be 'end', got 'every_save'"):
         main([*options, "--hub_strategy", "every_save", "--hub_token", TOKEN])
     with fake_hub() as hub:
-        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-        environment |= {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        command = [sys.executable, "-m", "hf_rec.cli.main", *options, f"--hub_token={TOKEN}"]
-        pushed = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert pushed.returncode == 0, pushed.stderr
+        for owner, name, value in (
+            (constants, "ENDPOINT", hub.url),
+            (constants, "HF_HUB_OFFLINE", False),
+            (constants, "HF_HUB_DISABLE_XET", True),
+            (hf_api.api, "endpoint", hub.url),
+        ):
+            monkeypatch.setattr(owner, name, value)
+        main([*options, f"--hub_token={TOKEN}"])
         commits = hub.commits["user/shop"]
     assert [message for _, message, files in commits if files] == ["Upload recommender"]
     files = commits[-1][2]

@@ -23,18 +23,8 @@ FEATURES = [
     Feature("country", "category", at="both", values=["at", "fr"]),
     Feature("time_gap", "time_gap", at="request"),
 ]
-CODE = [
-    "configuration_bert4rec.py",
-    "cpu.py",
-    "features.py",
-    "inputs.py",
-    "item_table.py",
-    "layers.py",
-    "losses.py",
-    "modeling_bert4rec.py",
-    "pipeline_bert4rec.py",
-    "ranking.py",
-]
+PACKAGE = Path(hf_rec.__file__).parent
+CODE = sorted(file.name for file in (PACKAGE / "model").glob("*.py") if file.name != "__init__.py")
 FILES = sorted([*CODE, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])
 
 NAMES = ("popularity", "last-item Markov", "shop")
@@ -95,7 +85,7 @@ def run_python(*arguments, home: Path, **environment) -> subprocess.CompletedPro
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_XET": "1",
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join(map(str, (here, here.parent, Path(hf_rec.__file__).parents[1]))),
+        "PYTHONPATH": os.pathsep.join(map(str, (here, here.parent, PACKAGE.parent))),
     }
     home.mkdir(exist_ok=True)
     done = subprocess.run(

@@ -24,6 +24,7 @@ from without_package import answers
 
 from hf_rec import Bert4RecForMaskedLM, ItemTokenizer
 from hf_rec.hub import model_card, push_recommender, save_recommender
+from hf_rec.hub.push import BELONGS
 
 
 @pytest.fixture(autouse=True)
@@ -138,6 +139,15 @@ def test_a_model_trained_from_the_hub_is_saved_with_its_code(pushed, way):
     assert "--" not in config  # the code is looked for in this folder, not in the repository that it came from
     trained = torch.tensor(pushed["outside"]["trained"])
     torch.testing.assert_close(torch.tensor(answers(str(folder))["logits"]), trained, rtol=0, atol=1e-5)
+
+
+def test_push_takes_every_file_of_a_causal_model(tmp_path):
+    save_recommender(tmp_path / "causal", *make_recommender(is_decoder=True))
+    model, _ = make_recommender()
+    model.save_pretrained(tmp_path / "shards", max_shard_size="5KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    for folder in ("causal", "shards"):
+        assert all(map(BELONGS, contents(tmp_path / folder)))
 
 
 def test_push_refuses_a_folder_without_a_model(tmp_path):

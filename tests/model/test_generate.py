@@ -194,7 +194,7 @@ def test_beams_find_lists_at_least_as_likely_as_greedy_decoding(decoder):
 
 @pytest.mark.parametrize("use_repeat_bias", [False, True])
 @torch.no_grad()
-def test_candidates_of_a_session_in_a_batch_are_those_of_each_row_alone(use_repeat_bias):
+def test_rows_of_a_padded_batch_generate_what_they_do_alone(use_repeat_bias):
     decoder = small_model(23, is_decoder=True, use_repeat_bias=use_repeat_bias)
     if use_repeat_bias:
         torch.nn.init.normal_(decoder.scores.repeat_bias.bias)

@@ -132,6 +132,26 @@ def test_losses_are_computed_in_float32_under_autocast(loss):
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("loss", ["softmax", "sampled_softmax", "gbce"])
+def test_losses_of_half_precision_inputs_are_computed_in_float32(loss, dtype):
+    *inputs, target_ids = catalogue(1, dtype=torch.float32)
+    negatives = torch.tensor([4, 5, 6, 5])
+    compute = {
+        "softmax": lambda inputs: softmax_loss(*inputs, target_ids),
+        "sampled_softmax": lambda inputs: sampled_softmax_loss(*sampled(inputs, target_ids, negatives)),
+        "gbce": lambda inputs: gbce_loss(*sampled(inputs, target_ids, negatives), num_items=10),
+    }[loss]
+    half = [tensor.detach().to(dtype).requires_grad_() for tensor in inputs]
+    full = [tensor.detach().float().requires_grad_() for tensor in half]
+    found, expected = compute(half), compute(full)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    for one, other in zip(gradients(found, half), gradients(expected, full), strict=True):
+        assert one.dtype == dtype
+        torch.testing.assert_close(one, other.to(dtype), rtol=2e-2, atol=2e-2)
+
+
 @given(seed=st.integers(0, 2**16))
 @settings(max_examples=20)
 def test_a_sample_of_the_whole_catalogue_is_the_full_softmax(seed):

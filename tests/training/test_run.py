@@ -81,7 +81,8 @@ def test_a_session_through_the_cache_of_a_saved_model_is_the_whole_history(train
     assert cache.get_seq_length() == items.shape[1]
 
 
-def test_a_seed_gives_the_run_again_to_the_bit(tmp_path, no_plot):
+@pytest.mark.usefixtures("no_plot")
+def test_a_seed_gives_the_run_again_to_the_bit(tmp_path):
     options = {"save_strategy": "no", "load_best_model_at_end": False}
     results = {
         name: train_recommender(shop_splits(), arguments(tmp_path / name, seed=seed, **options), **SMALL)[name]
@@ -94,8 +95,9 @@ def test_a_seed_gives_the_run_again_to_the_bit(tmp_path, no_plot):
     assert [results["one"][metric] for metric in metrics] == [results["same"][metric] for metric in metrics]
 
 
+@pytest.mark.usefixtures("no_plot")
 @pytest.mark.parametrize("is_decoder", [False, True], ids=["cloze", "next-item"])
-def test_where_seen_items_are_ranked_a_model_learns_when_people_come_back(is_decoder, tmp_path, no_plot):
+def test_where_seen_items_are_ranked_a_model_learns_when_people_come_back(is_decoder, tmp_path):
     splits = leave_one_out(build_sequences(cycles_log()))
     config = {"is_decoder": is_decoder, "hidden_size": 16, "exclude_seen": False}
     results = train_recommender(splits, steps(tmp_path / "model", 60), config=config, max_length=12)
@@ -105,7 +107,8 @@ def test_where_seen_items_are_ranked_a_model_learns_when_people_come_back(is_dec
     assert "items of the user's history not excluded" in (tmp_path / "model" / "README.md").read_text()
 
 
-def test_fine_tuning_starts_from_a_saved_model_with_its_catalogue(trained, tmp_path, no_plot):
+@pytest.mark.usefixtures("no_plot")
+def test_fine_tuning_starts_from_a_saved_model_with_its_catalogue(trained, tmp_path):
     first = str(trained[0])
     few = leave_one_out(build_sequences(shop_log(num_users=40, seed=5)[0]))
     before = load_file(trained[0] / "model.safetensors")
@@ -161,7 +164,8 @@ def test_another_catalogue_in_the_folder_of_a_run_is_an_error(trained):
     assert sorted(trained[0].iterdir()) == before
 
 
-def test_the_card_shows_a_history_with_all_that_the_model_reads(tmp_path, no_plot):
+@pytest.mark.usefixtures("no_plot")
+def test_the_card_shows_a_history_with_all_that_the_model_reads(tmp_path):
     log = shop_log(num_users=40)[0]
     log = log.append_column("rating", pa.array([place % 3 for place in range(len(log))]))
     splits = leave_one_out(build_sequences(log, event_columns=["rating"]))

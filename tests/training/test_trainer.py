@@ -50,7 +50,7 @@ def test_the_order_may_be_random(recommender, tmp_path):
 
 def test_long_histories_are_sorted_by_what_the_input_takes(recommender, tmp_path):
     model, tokenizer, tokenized = recommender
-    long = tokenized["train"].map(lambda row, place: {"length": 17 + place}, with_indices=True)
+    long = tokenized["train"].map(lambda row: {"length": 17 + row["length"]})
     trainer = make_trainer(model, tokenizer, tokenized | {"train": long}, arguments(tmp_path))
     assert set(trainer._get_train_sampler(long).lengths) == {16}
 
