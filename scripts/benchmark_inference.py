@@ -73,7 +73,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     if options.model_name_or_path:
-        columns = feature_columns(Bert4RecConfig.from_pretrained(options.model_name_or_path))
+        columns = feature_columns(Bert4RecConfig.from_pretrained(options.model_name_or_path).features)
         splits = leave_one_out(build_sequences(options.train_file, event_columns=columns))
         model, tokenizer = load_model(options.model_name_or_path)
     else:

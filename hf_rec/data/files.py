@@ -43,7 +43,7 @@ class TableFiles:
         delimiter: str | None = None,
         column_names: Sequence[str] | None = None,
     ):
-        paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        paths = [paths] if is_path(paths) else list(paths)
         self.paths = [file for path in paths for file in find_files(path)]
         self.id_columns = list(id_columns)
         self.delimiter = delimiter
@@ -154,6 +154,10 @@ class TableFiles:
                 whole = pc.replace_substring_regex(table[name], r"\.0$", "")
                 table = table.set_column(table.column_names.index(name), name, whole)
         return table
+
+
+def is_path(value) -> bool:
+    return isinstance(value, (str, Path))
 
 
 def find_files(path: str | Path) -> list[Path]:

@@ -1,7 +1,6 @@
 """From an interaction log to a sequence for each user."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +8,8 @@ from datasets import Dataset
 from transformers.utils import logging
 
 from .columns import as_array, id_strings, list_lengths, make_lists, parse_times, time_numbers
-from .files import TableFiles
-from .sources import PRESETS, as_table, load_log
+from .files import TableFiles, is_path
+from .sources import PRESETS, as_table, column_names, load_log
 
 logger = logging.get_logger(__name__)
 
@@ -68,7 +67,7 @@ def build_sequences(
         ValueError: for a missing column, a missing or infinite time, or a log of which nothing is left.
     """
     event_columns = list(dict.fromkeys(event_columns))
-    if isinstance(interactions, (str, Path, list)):
+    if is_path(interactions) or (isinstance(interactions, list) and all(map(is_path, interactions))):
         interactions = TableFiles(interactions, (user_column, item_column))
     names = column_names(interactions)
     time_column = time_column or next((name for name in ("timestamp", "position") if name in names), None)
@@ -140,14 +139,6 @@ def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
             raise ValueError(f"column {name!r} needs a value for each item, which row {row} of the sequences lacks")
         sequences[name] = make_lists(column.flatten(), lengths)
     return Dataset(pa.table(sequences))
-
-
-def column_names(interactions) -> list[str]:
-    """Names of the columns of files, a data set or a table."""
-    for name in ("column_names", "columns"):
-        if hasattr(interactions, name) and hasattr(interactions, "__len__") or isinstance(interactions, TableFiles):
-            return list(map(str, getattr(interactions, name)))
-    return as_table(interactions, set()).column_names
 
 
 def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array]:

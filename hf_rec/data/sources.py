@@ -84,10 +84,23 @@ def as_table(interactions, columns: set) -> pa.Table:
             except TypeError as error:
                 raise TypeError(f"column {name!r}: {error}") from error
         return pa.table(arrays)
-    raise TypeError(
-        "interactions are a file name, a datasets.Dataset, or an Arrow, pandas or Polars table, got "
+    raise not_a_table(interactions)
+
+
+def column_names(interactions) -> list[str]:
+    """Names of the columns of files, a data set or a table."""
+    if isinstance(interactions, (TableFiles, Dataset, pa.Table)):
+        return interactions.column_names
+    if hasattr(interactions, "iloc") or hasattr(interactions, "to_arrow"):  # pandas, Polars
+        return list(map(str, interactions.columns))
+    raise not_a_table(interactions)
+
+
+def not_a_table(interactions) -> TypeError:
+    return TypeError(
+        "interactions are files, a datasets.Dataset, or an Arrow, pandas or Polars table, got "
         f"{type(interactions).__name__}"
     )
 
 
-__all__ = ["PRESETS", "as_table", "load_log"]
+__all__ = ["PRESETS", "as_table", "column_names", "load_log"]

@@ -72,7 +72,7 @@ def test_known_items_and_the_time_between_them_are_those_of_a_slow_way(histories
 
 @pytest.mark.parametrize("unit", ["s", "ms", "ns"])
 @pytest.mark.parametrize("zone", [None, "Europe/Paris"])
-def test_time_gaps_of_timestamps_are_seconds(unit, zone):
+def test_gaps_of_timestamps_are_in_seconds(unit, zone):
     fractions = (900, 100, 900, 50) if unit != "s" else (0, 0, 0, 0)
     starts = [
         datetime.datetime(2024, 3, 31, 0, 59, second, 1000 * part)  # a minute before Paris goes to summer time

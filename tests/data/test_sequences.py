@@ -124,7 +124,7 @@ def test_a_raw_shop_log_is_cleaned(real_data, caplog):
             "'timestamp': 3 of 5 times are missing",
         ),
         ({"timestamp": pa.nulls(5, pa.timestamp("s"))}, {}, ValueError, "'timestamp': 5 of 5 times are missing"),
-        ({"timestamp": ["2020-01-01"] * 5}, {}, TypeError, "'timestamp': times are numbers.*got string; parse them"),
+        ({"timestamp": ["soon"] * 5}, {}, ValueError, "'timestamp'.*'soon'.*time_format"),
         ({"timestamp": [True] * 5}, {}, TypeError, "'timestamp': times are numbers, dates or timestamps, got bool"),
         ({"item_id": [1.0, 2.5, 3, 4, 5]}, {}, TypeError, "'item_id': ids are strings or integers.*2[.]5"),
     ],

@@ -114,7 +114,7 @@ def saved(tmp_path, tokenizer) -> Path:
 )
 def test_a_folder_of_an_older_version_is_an_error_that_names_both_versions(saved, load):
     load(saved)
-    edit_config(saved, removed="format_version", use_time_gaps=True)
+    edit_config(saved, removed="format_version")
     with pytest.raises(ValueError, match=rf"older version .*format 0\b.* {FORMAT_VERSION}\)"):
         load(saved)
 
