@@ -1,5 +1,6 @@
 """Small worlds and trainings that several tests share."""
 
+import gc
 from functools import cache
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hf_rec.data.sequences import build_sequences
 from hf_rec.data.splits import leave_one_out
 from hf_rec.training.arguments import RecommendationTrainingArguments
 
+gc.freeze()  # a Trainer collects garbage; to look at all objects of the imports takes half a second each time
 SIZES = {"hidden_size": 16, "intermediate_size": 32}
 SMALL = {"max_length": 16, "config": SIZES | {"is_decoder": True}}
 

@@ -47,7 +47,9 @@ def test_a_column_of_a_dataset_is_read_in_arrow(dataset):
     assert column.to_pylist() == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("column", [["a", "b"], np.array([1, 2]), pa.array(["a"]), ("a",)], ids=["list", "numpy", "arrow", "tuple"])
+@pytest.mark.parametrize(
+    "column", [["a", "b"], np.array([1, 2]), pa.array(["a"]), ("a",)], ids=["list", "numpy", "arrow", "tuple"]
+)
 def test_other_columns_stay_as_they_are(column):
     assert compat.arrow_column(column) is column
 

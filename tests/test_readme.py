@@ -12,7 +12,10 @@ from hf_rec.cli.main import main
 REPOSITORY = Path(__file__).parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
-FEW_STEPS = {"demo": ["--num_users", "150", "--max_steps", "40"], "train": ["--max_steps", "20"]}  # for the commands that train
+FEW_STEPS = {
+    "demo": ["--num_users", "150", "--max_steps", "40"],
+    "train": ["--max_steps", "20"],
+}  # for the commands that train
 EXTRAS = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 TARGETS = re.findall(r"^(\w[\w-]*):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 

@@ -113,11 +113,11 @@ def test_a_page_of_results_has_the_times_of_milestones(tmp_path):
 
 
 def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path, script, capsys):
-    command = ["--train_file", log_file, "--steps", 10, "--output_dir", tmp_path, "--hidden_size", 16, *FAST]
+    command = ["--train_file", log_file, "--steps", 5, "--output_dir", tmp_path, "--hidden_size", 16, *FAST]
     printed = script(ablate, *command, "--variants", "the recipe", "1 head", "SwiGLU", "gated layers (LiGR)")
     rows = [line.split(" | ") for line in printed.splitlines() if line.endswith(" |")][1:]
     assert [row[0] for row in rows] == ["| the recipe", "| 1 head", "| SwiGLU", "| gated layers (LiGR)"]
-    runs = tmp_path / f"{log_file.parent.name}-10-seed-0"
+    runs = tmp_path / f"{log_file.parent.name}-5-seed-0"
     losses = [
         json.loads((runs / name / "all_results.json").read_text())["test_loss"]
         for name in ("the-recipe", "1-head", "SwiGLU", "gated-layers--LiGR-")

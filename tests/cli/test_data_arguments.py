@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from logs import FRAME, SEQUENCES, write_log
+from logs import FRAME, SEQUENCES, table_of, write_log
 
 from hf_rec import Bert4RecConfig, Feature
 from hf_rec.cli.arguments import DataArguments, feature_columns
@@ -93,3 +93,29 @@ def test_only_given_fields_change_the_configuration():
         "use_repeat_bias": False,
         "is_decoder": True,
     }
+
+
+def test_sequences_may_take_the_place_of_a_log(tmp_path):
+    table = {"user_id": ["u", "v"], "item_ids": [[*"abcd"], [*"xy"]], "rating": [[1, 2, 3, 4], [5, 6]]}
+    pyarrow.parquet.write_table(pa.table(table), tmp_path / "sequences.parquet")
+    given = {"train_file": [str(tmp_path / "sequences.parquet")]}
+    splits = DataArguments(**given).load_splits(["rating"])
+    assert splits["test"].to_list() == [
+        {"user_id": "u", "item_ids": [*"abc"], "rating": [1, 2, 3], "target_id": "d", "target_rating": 4}
+    ]
+    with pytest.raises(ValueError, match="min_item_count"):
+        DataArguments(**given, min_item_count=2).load_splits()
+
+
+def test_given_files_take_the_place_of_a_split(tmp_path):
+    logs = {"train": [("u", "a", 1), ("u", "b", 2)], "validation": [("u", "c", 3)], "test": [("u", "d", 4)]}
+    files = {f"{name}_file": [str(tmp_path / f"{name}.parquet")] for name in logs}
+    for name, rows in logs.items():
+        pyarrow.parquet.write_table(table_of(rows), tmp_path / f"{name}.parquet")
+    data = DataArguments(**files)
+    assert data.split_name == "given files"
+    assert [split["item_ids"][:] for split in data.load_splits().values()] == [[[*"ab"]], [[*"ab"]], [[*"abc"]]]
+    assert data.load_splits()["test"]["target_id"][:] == ["d"]
+    for given in ({"train_file", "test_file"}, {"validation_file", "test_file"}):
+        with pytest.raises(ValueError, match="--validation_file|--train_file"):
+            DataArguments(**{name: files[name] for name in given})

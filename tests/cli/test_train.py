@@ -65,6 +65,15 @@ def test_a_call_prints_the_metrics_and_the_card_has_its_command(log_file, tmp_pa
     assert (config.is_decoder, config.hidden_size, config.max_position_embeddings) == (True, 16, 8)
 
 
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_options_may_come_from_a_file(log_file, tmp_path, suffix):
+    options = {"train_file": [str(log_file)], "output_dir": str(tmp_path / "model"), "max_steps": 2, "hidden_size": 16}
+    (tmp_path / f"options.{suffix}").write_text(json.dumps(options | {"use_cpu": True, "disable_tqdm": True}))
+    run("train", tmp_path / f"options.{suffix}")
+    assert Bert4RecConfig.from_pretrained(tmp_path / "model").hidden_size == 16
+    assert json.loads((tmp_path / "model" / "trainer_state.json").read_text())["global_step"] == 2
+
+
 def test_a_new_column_is_read_by_its_name_alone(tmp_path, capsys):
     """A column of the log becomes a feature by its name in one option; all else follows."""
     log = shop_log(num_users=120)[0]
@@ -102,6 +111,11 @@ def test_a_new_column_is_read_by_its_name_alone(tmp_path, capsys):
     assert all(one != other for place, one in enumerate(answers) for other in answers[:place])
     assert recommend(items) == recommend({"item_ids": items})
     assert scores(request={"device": "a fridge"}) == plain  # as if it were unknown
+    for options, expected in ([], plain), (["--request", '{"device": "phone"}'], by_device):
+        capsys.readouterr()
+        run("recommend", "--model_name_or_path", folder, "--top_k", 200, *options, "--history", *items)
+        found = json.loads(capsys.readouterr().out)["recommended"]
+        assert {entry["item_id"]: entry["score"] for entry in found} == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("objective", ["next-item", "cloze"])
@@ -181,7 +195,7 @@ def test_a_temporal_split_goes_the_whole_way(tmp_path, capsys):
 
 
 def test_a_killed_run_resumes_to_the_same_end(log_file, tmp_path, caplog):
-    options = ["train", "--train_file", log_file, "--num_train_epochs", 20, "--save_total_limit", 100, *TINY]
+    options = ["train", "--train_file", log_file, "--num_train_epochs", 12, "--save_total_limit", 100, *TINY]
     by_epoch = [word for name in ("eval", "save", "logging") for word in (f"--{name}_strategy", "epoch")]
     options = [*map(str, options), *by_epoch]
     run(*options, "--output_dir", tmp_path / "whole")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from logs import LOG, table_of
 
-from hf_rec.data.sequences import RESERVED, build_sequences
+from hf_rec.data.sequences import RESERVED, build_sequences, read_sequences
 from hf_rec.data.splits import leave_one_out, target_column
 
 DAYS = [datetime.datetime(2020, 1, day) for day in (1, 2, 3)]
@@ -158,3 +158,31 @@ def test_columns_of_sequences_and_splits_are_reserved():
     splits = leave_one_out(build_sequences(pa.table(LOG)))
     assert {*splits["train"].column_names, *splits["test"].column_names} <= RESERVED
     assert target_column("item_ids") in RESERVED
+
+
+def test_sequences_that_are_ready_are_read():
+    table = pa.table({"user_id": [7, 3], "item_ids": [[1, 2], []], "rating": [[5, None], []], "other": [0, 0]})
+    sequences = read_sequences(table, ["rating"])
+    assert sequences.to_list() == [
+        {"user_id": "7", "item_ids": ["1", "2"], "rating": [5, None]},
+        {"user_id": "3", "item_ids": [], "rating": []},
+    ]
+    built = build_sequences(pa.table(LOG))
+    assert read_sequences(built.with_format("arrow")[:]).to_list() == built.to_list()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rating": None}, r"no column \['rating'\] in the sequences"),
+        ({"user_id": None}, r"no column \['user_id'\] in the sequences"),
+        ({"item_ids": [["a", None], ["b"]]}, "1 item ids and 0 user ids are missing"),
+        ({"user_id": ["u", ""]}, "0 item ids and 1 user ids are missing"),
+        ({"rating": [[1, 2], [1, 2]]}, "'rating'.*row 1"),
+    ],
+)
+def test_sequences_that_are_not_whole_are_refused(changes, message):
+    columns = {"user_id": ["u", "v"], "item_ids": [["a", "b"], ["c"]], "rating": [[1, 2], [3]]} | changes
+    table = pa.table({name: values for name, values in columns.items() if values is not None})
+    with pytest.raises(ValueError, match=message):
+        read_sequences(table, ["rating"])

@@ -5,12 +5,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import sequences_of, times_of_users
 
 from hf_rec.data.sequences import build_sequences
-from hf_rec.data.splits import leave_one_out, temporal_split
+from hf_rec.data.splits import join_splits, leave_one_out, temporal_split
 
 DAYS = [datetime.datetime(2020, 1, day) for day in (1, 2, 3)]
 
@@ -148,3 +149,55 @@ def test_other_list_columns_are_split_as_the_items_are(split):
         if name != "train":
             assert (row["target_rating"], row["target_country"]) == (ratings[0][length], countries[0][length])
     assert not any(column.startswith("target_") for column in splits["train"].column_names)
+
+
+parts = st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=3, max_size=3)
+
+
+@given(parts)
+@settings(max_examples=25)
+def test_given_splits_are_joined_as_in_a_slow_way(counts):
+    """Numbers of events of four users in training, validation and test."""
+    given_parts, whole = [], {f"u{user}": [] for user in range(4)}
+    for part, lengths in enumerate(counts):
+        rows = {f"u{user}": [f"{part}-{place}" for place in range(length)] for user, length in enumerate(lengths)}
+        rows = {user: items for user, items in rows.items() if items}
+        for user, items in rows.items():
+            whole[user] += items
+        times = [[10 * part + place for place in range(len(items))] for items in rows.values()]
+        table = {"user_id": [*rows], "item_ids": [*rows.values()], "timestamps": times, "rating": times}
+        types = [pa.string(), pa.list_(pa.string()), *[pa.list_(pa.int64())] * 2]
+        given_parts.append(Dataset(pa.table(table, schema=pa.schema(zip(table, types, strict=True)))))
+    expected = {"train": {}, "validation": {}, "test": {}}
+    for user, items in whole.items():
+        train, validation, test = (lengths[int(user[1])] for lengths in counts)
+        if train:
+            expected["train"][user] = (items[:train], None)
+        if train and validation:
+            expected["validation"][user] = (items[:train], items[train])
+        if train + validation and test:
+            expected["test"][user] = (items[: train + validation], items[train + validation])
+    empty = [name for name in ("validation", "test") if not expected[name]]
+    if empty:
+        with pytest.raises(ValueError, match=f"{empty[0]} split"):
+            join_splits(*given_parts)
+        return
+    splits = join_splits(*given_parts)
+    for name, rows in expected.items():
+        found = {row["user_id"]: (row["item_ids"], row.get("target_id")) for row in splits[name]}
+        assert found == rows
+        assert all(row["rating"] == row["timestamps"] for row in splits[name])
+    assert splits["test"]["target_rating"][:] == splits["test"]["target_time"][:]
+
+
+def test_given_splits_with_other_columns_are_refused():
+    train = sequences_of([[1, 2]], rating=[[1, 2]])
+    with pytest.raises(ValueError, match="different columns.*rating"):
+        join_splits(train, train.remove_columns("rating"), train)
+
+
+def test_users_of_given_splits_without_a_history_are_counted(caplog):
+    train, others = sequences_of([[1, 2]]), sequences_of([[5], [6]])
+    splits = join_splits(train, others, others)
+    assert [len(split) for split in splits.values()] == [1, 1, 2]
+    assert caplog.messages == ["left out 1 of 2: validation users without a history before it"]
