@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""Compare training speed and peak memory with a plain `BertForMaskedLM` in the stock Trainer and with other libraries.
+"""Compare the training speed and peak memory of `hf-rec train` with a plain `BertForMaskedLM` and other libraries.
 
 Each run is a process of its own. It cuts histories to `--max_length`, warms up for some steps and times the others.
-The models take turns, and the script prints medians and their ratios. The plain model is what a user of Transformers
-would write by hand: the same sizes and dropout, padded batches, scores at every position. Other libraries are measured
-if they are installed: see `requirements-peers.txt` and `peers.py`.
+The models take turns, and the script prints medians and their ratios. This package trains as its command does, with
+the batches, the order and the optimizer of the recipe, causal and masked. The plain model is what a user of
+Transformers would write by hand for the stock Trainer: the same sizes and dropout, padded batches, scores at every
+position. Other libraries are measured if they are installed: see `requirements-peers.txt` and `peers.py`.
 """
 
 import argparse
@@ -25,12 +26,14 @@ from peers import PEERS, missing
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainerCallback
 
-from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, ItemTokenizer, RecommendationCollator
+from hf_rec import ItemTokenizer
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
-from hf_rec.training import RecommendationTrainingArguments
+from hf_rec.training import RecommendationTrainingArguments, create_model, make_trainer
 
 MASK_PROBABILITY = 0.2
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
+OBJECTIVES = {"hf-rec train": True, "hf-rec train --objective cloze": False}
+PLAIN = "BertForMaskedLM + Trainer"
 
 
 class Clock(TrainerCallback):
@@ -54,21 +57,32 @@ class PaddedCollator(DataCollatorForLanguageModeling):
         return super().__call__([{"input_ids": feature["input_ids"][-length:]} for feature in features])
 
 
-def new_model(kind: str, tokenizer: ItemTokenizer):
-    """The plain model or the model of this package, with the same sizes."""
-    sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
-    if kind == "hf_rec":
-        return Bert4RecForMaskedLM(Bert4RecConfig(**sizes, hidden_dropout_prob=0.2))
-    return BertForMaskedLM(BertConfig(**sizes, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2))
+def plain_trainer(splits, options: argparse.Namespace, args: RecommendationTrainingArguments) -> Trainer:
+    """What a user of Transformers would write by hand."""
+    tokenizer = ItemTokenizer.from_items(splits["train"]["item_ids"], max_length=options.max_length)
+    sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": options.max_length}
+    model = BertForMaskedLM(BertConfig(**sizes, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2))
+    args.train_sampling_strategy, args.gradient_accumulation_steps = "random", 1
+    args.per_device_train_batch_size, args.learning_rate, args.weight_decay = options.batch_size, 2e-3, 0.0
+    train = tokenize_splits(splits, tokenizer)["train"]
+    return Trainer(model, args, train_dataset=train, data_collator=PaddedCollator(tokenizer))
+
+
+def recipe_trainer(kind: str, splits, options: argparse.Namespace, args: RecommendationTrainingArguments) -> Trainer:
+    """The Trainer of `hf-rec train`."""
+    is_decoder = OBJECTIVES[kind]
+    model, tokenizer = create_model(splits, SIZES | {"is_decoder": is_decoder}, options.max_length)
+    tokenized = tokenize_splits(splits, tokenizer)
+    collator = {"mask_probability": MASK_PROBABILITY}
+    return make_trainer(model, tokenizer, tokenized, args, collator=None if is_decoder else collator)
 
 
 def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
     """Train for some steps in this process."""
-    sequences = build_sequences(options.train_file)
+    splits = leave_one_out(build_sequences(options.train_file))
     if kind in PEERS:
-        histories = leave_one_out(sequences)["train"]["item_ids"][:]
         speed = PEERS[kind](
-            histories,
+            splits["train"]["item_ids"][:],
             max_length=options.max_length,
             batch_size=options.batch_size,
             steps=options.plain_steps,
@@ -76,36 +90,25 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             seed=options.seed,
         )
         return speed | {"peak_memory_gb": peak_memory_gb()}
-    tokenizer = ItemTokenizer.from_items(sequences["item_ids"], max_length=options.max_length)
-    train = tokenize_splits(leave_one_out(sequences), tokenizer)["train"]
-    model = new_model(kind, tokenizer)
-    if kind == "hf_rec":
-        collator, strategy = RecommendationCollator(model.config, MASK_PROBABILITY), "group_by_length"
-    else:
-        collator, strategy = PaddedCollator(tokenizer), "random"
-    clock, steps = Clock(), options.hf_rec_steps if kind == "hf_rec" else options.plain_steps
+    clock, steps = Clock(), options.hf_rec_steps if kind in OBJECTIVES else options.plain_steps
     with tempfile.TemporaryDirectory() as folder:
         args = RecommendationTrainingArguments(
             folder,
-            per_device_train_batch_size=options.batch_size,
-            gradient_accumulation_steps=1,
             max_steps=steps + options.warmup_steps,
-            learning_rate=2e-3,
-            weight_decay=0.0,
-            train_sampling_strategy=strategy,
             dataloader_drop_last=True,  # so that every step has a whole batch
             eval_strategy="no",
             save_strategy="no",
-            load_best_model_at_end=False,
             disable_tqdm=True,
             seed=options.seed,
         )
-        Trainer(model, args, train_dataset=train, data_collator=collator, callbacks=[clock]).train()
+        trainer = (
+            recipe_trainer(kind, splits, options, args) if kind in OBJECTIVES else plain_trainer(splits, options, args)
+        )
+        trainer.add_callback(clock)
+        trainer.train()
     seconds = clock.ends[-1] - clock.ends[options.warmup_steps - 1]
-    return {
-        "sequences_per_second": steps * options.batch_size / seconds,
-        "peak_memory_gb": peak_memory_gb(),
-    }
+    histories = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
+    return {"sequences_per_second": steps * histories / seconds, "peak_memory_gb": peak_memory_gb()}
 
 
 def peak_memory_gb() -> float:
@@ -116,13 +119,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
     parser.add_argument("--max_length", type=int, default=200, help="positions of the input")
-    parser.add_argument("--batch_size", type=int, default=128, help="histories in a step")
-    parser.add_argument("--hf_rec_steps", type=int, default=60, help="timed steps of this package's model")
+    parser.add_argument("--batch_size", type=int, default=128, help="histories in a step of the other models")
+    parser.add_argument("--hf_rec_steps", type=int, default=200, help="timed steps of this package's model")
     parser.add_argument("--plain_steps", type=int, default=10, help="timed steps of the other models")
     parser.add_argument("--warmup_steps", type=int, default=5, help="steps before the timed ones")
     parser.add_argument("--runs", type=int, default=3, help="runs of each model")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", choices=["hf_rec", "plain", *PEERS], help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=[PLAIN, *OBJECTIVES, *PEERS], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
         print(json.dumps(run(options.only, options)))
@@ -134,7 +137,7 @@ def main() -> None:
         + f"; {options.train_file.parent.name}, length {options.max_length}, batch {options.batch_size}, float32, "
         f"seed {options.seed}, medians of {options.runs} runs\n"
     )
-    runs = {"plain": [], "hf_rec": []}
+    runs = {kind: [] for kind in (PLAIN, *OBJECTIVES)}
     for peer in PEERS:
         if reason := missing(peer):
             print(reason, file=sys.stderr)
@@ -149,10 +152,9 @@ def main() -> None:
         {kind: statistics.median(result[measure] for result in results) for kind, results in runs.items()}
         for measure in ("sequences_per_second", "peak_memory_gb")
     )
-    print("| | sequences/s | hf_rec is faster by | peak memory, GB |\n|---|---:|---:|---:|")
+    print(f"| | sequences/s | times {PLAIN} | peak memory, GB |\n|---|---:|---:|---:|")
     for kind in runs:
-        name = {"plain": "BertForMaskedLM + Trainer", "hf_rec": "hf_rec + Trainer"}.get(kind, kind)
-        print(f"| {name} | {speed[kind]:.0f} | {speed['hf_rec'] / speed[kind]:.1f} | {memory[kind]:.2f} |", flush=True)
+        print(f"| `{kind}` | {speed[kind]:,.0f} | {speed[kind] / speed[PLAIN]:.1f} | {memory[kind]:.2f} |", flush=True)
 
 
 if __name__ == "__main__":
