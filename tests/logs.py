@@ -1,5 +1,7 @@
 """Small logs of interactions that several tests share."""
 
+from collections import Counter
+
 import pandas as pd
 import pyarrow as pa
 from datasets import Dataset
@@ -46,3 +48,20 @@ def sequences_of(histories: list[list], time_type: pa.DataType | None = None, **
             }
         )
     )
+
+
+def slow_sequences(rows: list, min_user_count: int, min_item_count: int) -> list[dict]:
+    """Row by row: no gaps and repeats, then the k-core, then each user's history."""
+    kept, previous = list(dict.fromkeys(row for row in rows if row[0] and row[1])), None
+    while kept != previous:
+        previous = kept
+        users, items = Counter(user for user, _, _ in kept), Counter(item for _, item, _ in kept)
+        kept = [row for row in kept if users[row[0]] >= min_user_count and items[row[1]] >= min_item_count]
+    histories = {user: [] for user, _, _ in rows}
+    for user, item, time in sorted(kept, key=lambda row: row[2]):
+        histories[user].append((item, time))
+    return [
+        {"user_id": user, "item_ids": [item for item, _ in history], "timestamps": [time for _, time in history]}
+        for user, history in histories.items()
+        if history
+    ]

@@ -185,3 +185,8 @@ def test_every_metric_on_the_pages_is_in_the_results_of_the_repository():
     quoted = {number for text in PAGES.values() for number in re.findall(r"\b0\.\d{4}\b", text)}
     assert quoted
     assert [number for number in sorted(quoted) if number not in measured] == []
+
+
+def test_the_files_behind_the_promises_exist():
+    named = re.findall(r"`((?:tests|scripts)/[\w/]+\.py)`", PAGES["promises.md"])
+    assert len(named) > 30 and all((REPOSITORY / name).is_file() for name in named)

@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation import NoRepeatNGramLogitsProcessor, SuppressTokensLogitsProcessor
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.deprecation import deprecate_kwarg
@@ -43,6 +44,8 @@ AUTO_MAP = {
     "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
     "AutoModelForCausalLM": "modeling_bert4rec.Bert4RecForCausalLM",
 }
+# By this name the Trainer knows that label smoothing shifts the labels of the causal model.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(Bert4RecConfig.model_type, "Bert4RecForCausalLM")
 
 
 def given_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -215,9 +218,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             `positions_to_keep`, as is the last of `hidden_states`.
 
         Raises:
-            ValueError: for neither or both kinds of input, an input longer than `max_position_embeddings`, and
-                features of another shape than the model reads;
-                a cache for an encoder.
+            ValueError: for neither or both kinds of input, an input longer than `max_position_embeddings`, features
+                of another shape than the model reads, and a cache for an encoder.
         """
         inputs = given_inputs(input_ids, inputs_embeds)
         length = inputs.shape[1]

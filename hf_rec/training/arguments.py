@@ -97,11 +97,6 @@ def complete_arguments(args: TrainingArguments, config: Bert4RecConfig, lengths:
     Args:
         lengths: Of the training histories.
     """
-    if args.label_smoothing_factor:
-        raise ValueError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}, but the Trainer would smooth another loss than "
-            "the model's; leave it at 0"
-        )
     args = copy.copy(args)
     recipe = choose_recipe(config.is_decoder, config.max_position_embeddings)
     step = choose_batch_size(lengths, config.max_position_embeddings)

@@ -1,9 +1,12 @@
 """The Trainer of a recommender: the order of its batches, its optimizer and its clock."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..compat import last_log, length_grouping
@@ -14,16 +17,63 @@ from .sampler import ShuffledLengthGroupedSampler
 
 
 class RecommendationTrainer(Trainer):
-    """The Trainer, with random steps whose micro-batches have histories of similar length."""
+    """The Trainer, with random steps whose micro-batches have histories of similar length.
+
+    A run that is resumed within an epoch goes on as if it had not been interrupted, unless workers load the data.
+
+    Raises:
+        ValueError: for arguments that replace the loss of the model.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        replaced = {
+            "label_smoothing_factor": self.args.label_smoothing_factor,
+            "compute_loss_func": self.compute_loss_func,
+        }
+        if given := {name: value for name, value in replaced.items() if value}:
+            raise ValueError(f"the model computes its own loss, which {given} would replace; leave this out")
+
+    def get_train_dataloader(self):
+        given = self.data_collator
+        self.data_collator = self.redrawer = Redrawer(given)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = given
 
     def _get_train_sampler(self, train_dataset=None):
-        sampler = super()._get_train_sampler(train_dataset)
-        grouping = length_grouping(sampler)
-        if grouping is None:
-            return sampler
-        batch_size, lengths = grouping
-        lengths = np.minimum(lengths, self.model.config.max_position_embeddings).tolist()
-        return ShuffledLengthGroupedSampler(batch_size, lengths, self.args.seed)
+        self.train_sampler = super()._get_train_sampler(train_dataset)
+        grouping = length_grouping(self.train_sampler)
+        if grouping is not None:
+            batch_size, lengths = grouping
+            lengths = np.minimum(lengths, self.model.config.max_position_embeddings).tolist()
+            self.train_sampler = ShuffledLengthGroupedSampler(batch_size, lengths, self.args.seed)
+        return self.train_sampler
+
+    def _save_rng_state(self, output_dir):
+        super()._save_rng_state(output_dir)
+        if self.redrawer.before is not None:
+            torch.save({"before": self.redrawer.before, "after": torch.get_rng_state()}, self.draws_file(output_dir))
+
+    def _init_training_state(self, max_steps, steps_per_epoch, num_epochs, checkpoint, trial):
+        epochs, batches = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, checkpoint, trial)
+        if batches:
+            if hasattr(self.train_sampler, "set_epoch"):  # which accelerate does not reach in several processes
+                self.train_sampler.set_epoch(epochs)
+            if self.draws_file(checkpoint).is_file():
+                self.redrawer.draws = torch.load(self.draws_file(checkpoint), weights_only=True)
+        return epochs, batches
+
+    def _load_rng_state(self, checkpoint):
+        state = torch.get_rng_state()
+        super()._load_rng_state(checkpoint)
+        if self.redrawer.redrawn:
+            torch.set_rng_state(state)
+
+    def draws_file(self, checkpoint: str) -> Path:
+        """Where a checkpoint has the random states of the batch that was ready when it was saved."""
+        return Path(checkpoint) / f"draws_{self.args.process_index}.pth"
 
     def hyperparameter_search(
         self, hp_space=None, compute_objective=None, n_trials=20, direction="maximize", **kwargs
@@ -32,6 +82,35 @@ class RecommendationTrainer(Trainer):
         metric = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
         objective = compute_objective or (lambda metrics: metrics[metric])
         return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
+
+
+class Redrawer:
+    """A collator whose last batch can be drawn again when a run is resumed.
+
+    accelerate makes each batch while the one before is still to be trained. A checkpoint that is saved within an epoch
+    therefore comes after the random draws of a batch that it does not contain.
+
+    Attributes:
+        before: State of torch's generator before the last batch.
+        draws: States before and after the batch to draw again.
+        redrawn: Whether it was drawn again.
+    """
+
+    def __init__(self, collate: Callable):
+        self.collate = collate
+        self.before = self.draws = None
+        self.redrawn = False
+
+    def __call__(self, rows):
+        draws, self.draws = self.draws, None
+        if draws:
+            torch.set_rng_state(draws["before"])
+        self.before = torch.get_rng_state()
+        batch = self.collate(rows)
+        if draws:
+            torch.set_rng_state(draws["after"])
+            self.redrawn = True
+        return batch
 
 
 class Stopwatch(TrainerCallback):

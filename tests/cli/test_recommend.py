@@ -1,12 +1,18 @@
 import json
+import os
+import subprocess
+import sys
 
 import pyarrow.parquet
 import pytest
+from conftest import small_model
 from runs import SMALL, arguments, shop_splits
 from transformers import pipeline
 
+from hf_rec import ItemTokenizer
 from hf_rec.cli.main import main
 from hf_rec.data.demo_log import shop_log
+from hf_rec.hub.folder import save_recommender
 from hf_rec.training.run import train_recommender
 
 
@@ -80,3 +86,16 @@ def test_seen_items_on_request(recommend):
 def test_ids_may_be_one_json_list(recommend):
     expected = recommend("--history", "sku-001", "-2")
     assert recommend("--history", '["sku-001", "-2"]') == expected
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("cp1252", r"\\u0436\\u001b"), ("utf-8", r"ж\u001b")])
+def test_ids_are_printed_in_any_encoding_and_control_characters_escaped(tmp_path, encoding, shown):
+    tokenizer = ItemTokenizer.from_items(["tea", "ж\x1b[2J"])
+    save_recommender(tmp_path / "model", small_model(len(tokenizer), is_decoder=True), tokenizer)
+    command = [sys.executable, "-m", "hf_rec.cli.main", "recommend", "--model_name_or_path", tmp_path / "model"]
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    printed = subprocess.run(
+        [*command, "--history", "tea"], env=environment, check=True, stdout=subprocess.PIPE
+    ).stdout
+    assert b"\x1b" not in printed and shown in printed.decode(encoding)
+    assert items_of(json.loads(printed.decode(encoding))["recommended"]) == ["ж\x1b[2J"]

@@ -252,6 +252,11 @@ def test_a_shown_command_has_no_token(option, form):
     assert shown.startswith("--max_steps 4 ") and shown.endswith(" --seed 1")
 
 
+def test_a_long_token_is_no_path():
+    assert public_arguments(["--hub_token", 600 * "t"]) == "--hub_token TOKEN"
+    assert public_arguments(["--item_column", 600 * "t"]) == f"--item_column {600 * 't'}"
+
+
 def test_a_shown_command_has_no_folders_of_this_machine(tmp_path):
     (tmp_path / "shop").mkdir()
     shown = public_arguments([str(tmp_path / "shop" / "log.parquet"), "--output_dir", "runs/new", "a b"])

@@ -1,6 +1,5 @@
 import datetime
 import math
-from collections import Counter
 
 import pandas as pd
 import pyarrow as pa
@@ -8,7 +7,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from logs import LOG, table_of
+from logs import LOG, slow_sequences, table_of
 
 from hf_rec.data.sequences import RESERVED, build_sequences, read_sequences
 from hf_rec.data.splits import leave_one_out, target_column
@@ -34,23 +33,6 @@ def test_numbers_and_times_give_the_order_and_stay_as_they_are(name, times):
     assert sequences["user_id"].to_pylist() == ["10"]
     assert sequences["item_ids"].to_pylist() == [["a", "b", "c"]]
     assert sequences["timestamps"].combine_chunks().flatten().equals(pa.array(times).take(pa.array([1, 2, 0])))
-
-
-def slow_sequences(rows: list, min_user_count: int, min_item_count: int) -> list[dict]:
-    """Row by row: no gaps and repeats, then the k-core, then each user's history."""
-    kept, previous = list(dict.fromkeys(row for row in rows if row[0] and row[1])), None
-    while kept != previous:
-        previous = kept
-        users, items = Counter(user for user, _, _ in kept), Counter(item for _, item, _ in kept)
-        kept = [row for row in kept if users[row[0]] >= min_user_count and items[row[1]] >= min_item_count]
-    histories = {user: [] for user, _, _ in rows}
-    for user, item, time in sorted(kept, key=lambda row: row[2]):
-        histories[user].append((item, time))
-    return [
-        {"user_id": user, "item_ids": [item for item, _ in history], "timestamps": [time for _, time in history]}
-        for user, history in histories.items()
-        if history
-    ]
 
 
 user_or_none, item_or_none = st.sampled_from([None, "", *"uvwx"]), st.sampled_from([None, "", *"abcde"])

@@ -1,18 +1,20 @@
 import csv
 
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from logs import FRAME, LOG, SEQUENCES, write_log
+from logs import FRAME, LOG, SEQUENCES, slow_sequences, write_log
 
 from hf_rec.data.files import read_table
 from hf_rec.data.sequences import build_sequences, load_preset
 from hf_rec.data.sources import PRESETS, load_log
 
+TEXT = {"user_id": pl.String, "item_id": pl.String}
 NAMES = ("a.parquet", "a.csv", "b.2020.CSV", "a.tsv", "a.csv.gz", "a.tsv.gz", "a.json", "a.jsonl.gz")
 SOURCES = {
     **{name: lambda folder, name=name: write_log(folder / name) for name in NAMES},
@@ -26,7 +28,7 @@ SOURCES = {
     "pandas": lambda _: pd.DataFrame(LOG, index=[5, 1, 1, 0, 2]),
     "pandas categories": lambda _: FRAME.astype({"item_id": "category", "timestamp": "Int64"}),
     "pandas, unused column": lambda _: FRAME.assign(note=pd.Series(["a", 1, None, 2.5, {}], dtype=object)),
-    "polars": lambda _: pytest.importorskip("polars").DataFrame(LOG),
+    "polars": lambda _: pl.DataFrame(LOG),
 }
 
 
@@ -43,6 +45,42 @@ def test_any_id_survives_a_file(tmp_path_factory, items, suffix):
     frame = pd.DataFrame({"user_id": "é\n", "item_id": items, "timestamp": range(len(items))})
     path = write_log(tmp_path_factory.mktemp("ids") / f"log.{suffix}", frame, quoting=csv.QUOTE_ALL)
     assert build_sequences(path)[0] == {"user_id": "é\n", "item_ids": items, "timestamps": list(range(len(items)))}
+
+
+ids_or_none = st.text(max_size=3) | st.sampled_from(["1", "01", "1.0", "NaN", "null", "2024-01-01", "-"]) | st.none()
+any_rows = st.lists(st.tuples(ids_or_none, ids_or_none, st.integers(-(2**53), 2**53)), min_size=1, max_size=30)
+ANY_FORMAT = st.sampled_from(["a.csv", "a.tsv", "a.jsonl", "a.parquet", "a.csv.gz", "pandas", "polars", "arrow"])
+
+
+def check_any_table(folder, rows: list[tuple], form: str) -> None:
+    """A random table, through a file or a library, gives the sequences of the slow way."""
+    frame = pd.DataFrame(rows, columns=[*LOG]).astype({"user_id": object, "item_id": object})
+    if form == "polars":
+        table = pl.DataFrame(
+            dict(zip(LOG, zip(*rows, strict=True), strict=True)), schema={**TEXT, "timestamp": pl.Int64}
+        )
+    elif form in ("pandas", "arrow"):
+        table = frame if form == "pandas" else pa.Table.from_pandas(frame)
+    else:
+        table = write_log(folder / form, frame, **({"quoting": csv.QUOTE_ALL} if "sv" in form else {}))
+    if expected := slow_sequences(rows, 1, 1):
+        assert build_sequences(table).to_list() == expected
+    else:
+        with pytest.raises(ValueError, match=f"nothing is left of {len(rows)} rows"):
+            build_sequences(table)
+
+
+@given(any_rows, ANY_FORMAT)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_table_gives_the_sequences_of_a_slow_way(tmp_path, rows, form):
+    check_any_table(tmp_path, rows, form)
+
+
+@pytest.mark.slow
+@given(any_rows, ANY_FORMAT)
+@settings(max_examples=3_000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_many_tables_give_the_sequences_of_a_slow_way(tmp_path, rows, form):
+    check_any_table(tmp_path, rows, form)
 
 
 def test_ids_in_a_csv_stay_as_they_are_written(tmp_path):

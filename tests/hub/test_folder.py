@@ -29,8 +29,10 @@ from recommenders import (
     with_package,
 )
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoTokenizer,
     BertConfig,
@@ -502,3 +504,57 @@ def test_check_folder_takes_what_can_be_saved_to(saved, tmp_path):
     check_folder(saved["model"], "bert4rec")
     with pytest.raises(ValueError, match="holds a model of type 'bert4rec'"):
         check_folder(saved["model"], "bert")
+
+
+# A folder that somebody changed
+
+
+def change_json(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def drop_token(content: dict) -> None:
+    del content["model"]["vocab"]["item-3"]
+
+
+def repeat_id(content: dict) -> None:
+    content["model"]["vocab"]["item-3"] = content["model"]["vocab"]["item-4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tokenizer.json", drop_token, "23 tokens .*24|ids are not 0 to"),
+        ("tokenizer.json", repeat_id, "ids are not 0 to"),
+        ("config.json", lambda content: content.update(mask_token_id=9), "mask_token_id is 2 .* 9"),
+        ("config.json", lambda content: content.update(pad_token_id=5), "pad_token_id is 0 .* 5"),
+    ],
+)
+def test_a_vocabulary_that_does_not_fit_is_an_error_that_names_it(saved, tmp_path, name, change, message):
+    folder = shutil.copytree(saved["recommender"], tmp_path / "changed")
+    change_json(folder / name, change)
+    with pytest.raises(ValueError, match=message):
+        pipeline("recommendation", model=str(folder))
+
+
+@pytest.mark.parametrize("missing", ["model.layers.0.mlp.up.weight", "scores.bias"])
+def test_missing_weights_are_an_error_that_names_them(saved, tmp_path, missing):
+    folder = shutil.copytree(saved["recommender"], tmp_path / "changed")
+    weights = load_file(folder / "model.safetensors")
+    del weights[missing]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for load in (Bert4RecForMaskedLM.from_pretrained, lambda path: pipeline("recommendation", model=str(path))):
+        with pytest.raises(ValueError, match=missing):
+            load(folder)
+
+
+def test_rules_of_generation_hold_without_those_of_the_folder(saved, tmp_path):
+    folder = shutil.copytree(saved["causal"], tmp_path / "changed")
+    (folder / "generation_config.json").write_text("{}")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        model.scores.bias[:3] = 1e4  # the special tokens would be best
+    found = model.generate(torch.tensor([[5, 6]]), max_new_tokens=4)[0, 2:].tolist()
+    assert not {0, 1, 2, 5, 6}.intersection(found) and len(set(found)) == 4

@@ -24,7 +24,7 @@ from without_package import answers
 
 from hf_rec import Bert4RecForMaskedLM, ItemTokenizer
 from hf_rec.hub import model_card, push_recommender, save_recommender
-from hf_rec.hub.push import BELONGS
+from hf_rec.hub.push import files_of
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def pushed(saved, tmp_path_factory):
     (folder / "checkpoint-12").mkdir()
     for name in ("training_args.bin", "optimizer.pt", "trainer_state.json", ".cache/x", "checkpoint-12/rng_state.pth"):
         (folder / name).write_bytes(b"state of the training")
-    for name in ("notes.txt", ".env", "README.md.bak", "purchases.parquet"):
+    for name in ("notes.txt", ".env", "README.md.bak", "purchases.parquet", "secret_upload.py"):
         (folder / name).write_bytes(b"of the user")
     (folder / "link.py").symlink_to(folder / "cpu.py")
     shutil.copy(folder / "model.safetensors", folder / "checkpoint-12")
@@ -147,7 +147,7 @@ def test_push_takes_every_file_of_a_causal_model(tmp_path):
     model.save_pretrained(tmp_path / "shards", max_shard_size="5KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
     for folder in ("causal", "shards"):
-        assert all(map(BELONGS, contents(tmp_path / folder)))
+        assert {file.name for file in files_of(tmp_path / folder)} == contents(tmp_path / folder).keys()
 
 
 def test_push_refuses_a_folder_without_a_model(tmp_path):

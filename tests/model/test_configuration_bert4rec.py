@@ -3,12 +3,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub.errors import StrictDataclassError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedConfig, pipeline
+from transformers.activations import ACT2FN
 
 import hf_rec.model
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Feature
-from hf_rec.model.configuration_bert4rec import FORMAT_VERSION
+from hf_rec.model.configuration_bert4rec import FORMAT_VERSION, LOSS_TYPES
+from hf_rec.model.modeling_bert4rec import recommender_class
 
 OWN_FIELDS = {field.name for field in dataclasses.fields(Bert4RecConfig)} - {
     field.name for field in dataclasses.fields(PreTrainedConfig)
@@ -123,3 +128,44 @@ def test_a_folder_of_a_newer_version_is_an_error_that_names_both_versions(saved)
     edit_config(saved, removed="", format_version=FORMAT_VERSION + 1)
     with pytest.raises(ValueError, match=rf"newer version .*format {FORMAT_VERSION + 1}\b.* {FORMAT_VERSION}\)"):
         AutoConfig.from_pretrained(saved)
+
+
+anything = st.integers(-3, 200) | st.floats() | st.none() | st.booleans() | st.sampled_from(["", "gelu", "softmax"])
+near = {
+    "vocab_size": st.integers(0, 60),
+    "hidden_size": st.integers(-1, 40),
+    "num_hidden_layers": st.integers(0, 3),
+    "num_attention_heads": st.integers(0, 6),
+    "max_position_embeddings": st.integers(0, 12),
+    "hidden_dropout_prob": st.floats(-0.5, 1.5),
+    "initializer_range": st.floats(0, 20),
+    "layer_norm_eps": st.floats(-1, 2),
+    "rope_theta": st.floats(-1, 1e6),
+    "hidden_act": st.sampled_from([*ACT2FN, "swoosh"]),
+    "is_decoder": st.booleans(),
+    "use_repeat_bias": st.booleans(),
+    "tie_word_embeddings": st.booleans(),
+    "loss_type": st.sampled_from([*LOSS_TYPES, "hinge"]),
+    "num_negatives": st.integers(-1, 50),
+    "gbce_calibration": st.floats(-0.5, 1.5),
+    "pad_token_id": st.integers(-1, 5),
+}
+
+
+@given(st.fixed_dictionaries({}, optional={name: values | anything for name, values in near.items()}))
+@settings(max_examples=150)
+def test_a_configuration_is_refused_or_gives_a_model_with_finite_scores_and_loss(fields):
+    try:
+        config = Bert4RecConfig(**{"hidden_size": 8, "num_attention_heads": 2, "vocab_size": 20} | fields)
+    except (StrictDataclassError, ValueError) as error:
+        assert str(error)
+        return
+    torch.manual_seed(0)
+    model = recommender_class(config)(config)
+    items = [token for token in range(config.vocab_size) if token not in config.special_token_ids]
+    ids = torch.tensor([(items * 2)[:2]])
+    assert model.eval()(ids).logits.isfinite().all()
+    loss = model.train()(ids, labels=ids).loss
+    loss.backward()
+    assert loss.isfinite()
+    assert all(weights.grad is None or weights.grad.isfinite().all() for weights in model.parameters())

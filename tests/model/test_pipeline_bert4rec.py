@@ -4,12 +4,16 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
 import pytest
 import torch
 from conftest import small_model
 from datasets import Dataset
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from transformers import Trainer, TrainingArguments, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from hf_rec import Feature, ItemTokenizer, RankingMetrics, RecommendationCollator, RecommendationPipeline
 from hf_rec.data.encode import histories_of, tokenize_splits
@@ -74,6 +78,28 @@ def test_arrays_and_columns_are_histories_too(recommend):
     assert recommend([{"item_ids": pd.Series(history)} for history in HISTORIES]) == expected
     assert_same(recommend(np.array(HISTORIES[1])), expected[1])
     assert_same(recommend(pd.Series(HISTORIES[3])), expected[3])
+
+
+class Rows(torch.utils.data.Dataset):
+    """Histories by their number, as a data set of torch gives them."""
+
+    def __len__(self):
+        return len(HISTORIES)
+
+    def __getitem__(self, index):
+        return HISTORIES[index]
+
+
+def test_data_sets_maps_and_other_tables_are_lists_of_histories(recommend):
+    expected = recommend(HISTORIES)
+    dataset = Dataset.from_dict({"item_ids": HISTORIES})
+    large = pa.array(HISTORIES, pa.large_list(pa.large_string()))
+    for histories in (KeyDataset(dataset, "item_ids"), Rows(), pl.Series(HISTORIES), large, dataset):
+        assert recommend(histories) == expected
+    assert list(recommend(map(tuple, HISTORIES))) == expected
+    frame = pl.DataFrame({"item_ids": HISTORIES})
+    assert recommend(frame["item_ids"]) == expected
+    assert recommend(frame.to_dicts()) == expected
 
 
 def test_a_row_of_a_split_is_a_history(recommend):
@@ -399,3 +425,46 @@ def test_the_rank_in_evaluation_is_the_place_in_the_list(recommend, tokenizer, t
     ]
     assert ranks.tolist() == places
     assert trainer.evaluate(dataset)["eval_mrr"] == pytest.approx(np.mean([1 / place for place in places]))
+
+
+def ranked_slowly(recommend: RecommendationPipeline, history: list[str], options: dict) -> list[str]:
+    """The list that the documentation promises, from the scores of the model for one history."""
+    tokenizer, config = recommend.tokenizer, recommend.model.config
+    known = [item for item in history if item in recommend.id_of_item]
+    ids = [tokenizer.convert_tokens_to_ids(item) for item in known][-(config.max_position_embeddings - 1) :]
+    if not config.is_decoder or not ids:
+        ids = [*ids, config.mask_token_id]
+    logits = recommend.model(torch.tensor([ids])).logits[0, -1].tolist()
+    left = options.get("candidates") or [f"item-{number}" for number in range(20)]
+    left = {item for item in left if item in recommend.id_of_item}.difference(options.get("blocked", ()))
+    if options.get("exclude_seen", config.exclude_seen):
+        left -= set(known)
+    return sorted(left, key=lambda item: -logits[recommend.id_of_item[item]])[: options["top_k"]]
+
+
+some_items = st.lists(st.integers(0, 24).map("item-{}".format) | st.text(max_size=3), max_size=12)
+some_options = st.fixed_dictionaries(
+    {"top_k": st.integers(1, 30)},
+    optional={
+        "exclude_seen": st.booleans(),
+        "blocked": some_items,
+        "candidates": some_items.map(lambda items: [*items, "item-7"]),
+        "batch_size": st.integers(1, 9),
+    },
+)
+FUZZ = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@given(histories=st.lists(some_items, min_size=1, max_size=6), options=some_options)
+@FUZZ
+def test_any_call_gives_the_lists_of_a_slow_way(recommend, histories, options):
+    found = recommend(histories, **options)
+    assert [items(entries) for entries in found] == [ranked_slowly(recommend, row, options) for row in histories]
+
+
+@pytest.mark.slow
+@given(histories=st.lists(some_items, min_size=1, max_size=6), options=some_options)
+@settings(FUZZ, max_examples=5_000)
+def test_many_calls_give_the_lists_of_a_slow_way(recommend, histories, options):
+    found = recommend(histories, **options)
+    assert [items(entries) for entries in found] == [ranked_slowly(recommend, row, options) for row in histories]

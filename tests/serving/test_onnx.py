@@ -1,4 +1,5 @@
 import contextlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -234,3 +235,10 @@ def test_quantized_weights_are_smaller_and_rank_alike(tmp_path):
     ]
     overlap = sum(len(one & other) for one, other in zip(*lists, strict=True)) / 500
     assert 0.8 < overlap < 1
+
+
+def test_an_export_is_shown_by_its_folder_and_survives_pickling(export):
+    opened = OnnxRecommendationPipeline.from_pretrained(export("decoder") / "exported", intra_op_num_threads=1)
+    assert repr(opened) == f"OnnxRecommendationPipeline.from_pretrained({str(export('decoder') / 'exported')!r})"
+    copied = pickle.loads(pickle.dumps(opened))
+    assert copied(HISTORIES) == opened(HISTORIES)

@@ -171,8 +171,9 @@ def test_training_that_diverges_is_an_error_and_saves_nothing(splits, tmp_path):
 
 
 def test_label_smoothing_is_refused_before_training(splits, tmp_path):
-    with pytest.raises(ValueError, match=r"label_smoothing_factor is 0\.1"):
+    with pytest.raises(ValueError, match=r"'label_smoothing_factor': 0\.1"):
         train_recommender(splits, arguments(tmp_path / "run", label_smoothing_factor=0.1), **SMALL)
+    assert not list((tmp_path / "run").glob("checkpoint-*"))
 
 
 def test_without_validation_the_last_weights_are_kept(splits, tmp_path):

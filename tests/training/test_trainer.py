@@ -3,17 +3,18 @@ import time
 import pytest
 import torch
 from conftest import small_model
-from runs import SMALL, arguments, shop_splits
+from runs import SIZES, SMALL, arguments, shop_splits
+from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import TrainerControl, TrainerState
 
-from hf_rec import Bert4RecConfig
+from hf_rec import Bert4RecConfig, RecommendationCollator
 from hf_rec.data.encode import tokenize_splits
 from hf_rec.training import trainer as trainer_module
 from hf_rec.training.create import create_model
-from hf_rec.training.fit import make_trainer
+from hf_rec.training.fit import fit, make_trainer
 from hf_rec.training.optimization import SparseRowAdamW
 from hf_rec.training.sampler import ShuffledLengthGroupedSampler
-from hf_rec.training.trainer import Stopwatch, sparse_optimizer, updates_rows
+from hf_rec.training.trainer import RecommendationTrainer, Stopwatch, sparse_optimizer, updates_rows
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,95 @@ def test_the_stopwatch_goes_on_after_an_interruption(tmp_path):
     stopwatch.on_train_begin(args, later, control)
     stopwatch.on_log(args, later, control)
     assert 100 < later.log_history[-1]["seconds"] < 160
+
+
+@pytest.mark.parametrize("is_decoder", [False, True])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_that_is_resumed_after_any_step_ends_with_the_same_weights(tmp_path, is_decoder, workers):
+    """Steps of two micro-batches, four in an epoch, the last one smaller; masks, windows and dropout are drawn."""
+    splits = shop_splits(num_users=60)
+    options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 7, "save_steps": 1}
+    options |= {"save_total_limit": None, "eval_steps": 3, "dataloader_num_workers": workers}
+    options |= {"load_best_model_at_end": False}
+
+    def end(folder: str, checkpoint=None) -> dict[str, torch.Tensor]:
+        set_seed(0)
+        model, tokenizer = create_model(splits, SIZES | {"is_decoder": is_decoder}, 8)
+        args = arguments(tmp_path / folder, **options)
+        fit(model, tokenizer, tokenize_splits(splits, tokenizer), args, checkpoint=checkpoint)
+        return model.state_dict()
+
+    whole = end("whole")
+    for step in range(1, 7) if not workers else [4]:  # with workers after a whole epoch alone
+        resumed = end("resumed", str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert all(torch.equal(resumed[name], weights) for name, weights in whole.items()), step
+
+
+def test_a_search_of_arguments_maximises_the_metric_of_the_best_model(tmp_path):
+    splits = shop_splits()
+    tokenizer = create_model(splits, **SMALL)[1]
+    tokenized = tokenize_splits(splits, tokenizer)
+    recommender = make_trainer(create_model(splits, **SMALL)[0], tokenizer, tokenized, arguments(tmp_path))
+    search = RecommendationTrainer(
+        model_init=lambda trial: create_model(splits, **SMALL)[0],  # noqa: ARG005
+        args=recommender.args,
+        train_dataset=tokenized["train"],
+        eval_dataset=tokenized["validation"],
+        data_collator=recommender.data_collator,
+        preprocess_logits_for_metrics=recommender.preprocess_logits_for_metrics,
+        compute_metrics=recommender.compute_metrics,
+    )
+    found = []
+    search.add_callback(Recorder(found))
+    best = search.hyperparameter_search(
+        lambda trial: {"learning_rate": trial.suggest_categorical("learning_rate", [1e-5, 1e-2])}, n_trials=2
+    )
+    assert best.objective in [metrics["eval_ndcg@10"] for metrics in found]
+    assert best.objective < 1  # not a sum in which popularity is some hundreds
+
+
+class Recorder(TrainerCallback):
+    """Keeps the metrics of each validation."""
+
+    def __init__(self, found: list):
+        self.found = found
+
+    def on_evaluate(self, args, state, control, metrics, **_):  # noqa: ARG002
+        self.found.append(metrics)
+
+
+def smoothed_loss(outputs, labels, num_items_in_batch=None):
+    """A loss as users write it for a causal language model."""
+    logits, labels = outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="sum") / num_items_in_batch
+
+
+@pytest.mark.parametrize("given", [{"compute_loss_func": smoothed_loss}, {"label_smoothing_factor": 0.1}])
+def test_a_loss_in_place_of_the_models_is_refused(recommender, tmp_path, given):
+    changes = {name: value for name, value in given.items() if name == "label_smoothing_factor"}
+    others = {name: value for name, value in given.items() if name not in changes}
+    with pytest.raises(ValueError, match=f"'{next(iter(given))}'"):
+        RecommendationTrainer(recommender[0], arguments(tmp_path, **changes), **others)
+
+
+def test_a_stock_trainer_computes_other_losses_at_the_right_positions(recommender, tmp_path):
+    model, _, tokenized = recommender
+    collate = RecommendationCollator(model.config)
+    batch = collate(tokenized["train"].select(range(8)).to_list())
+    count = (batch["labels"] != -100).sum()
+
+    def loss(**given) -> torch.Tensor:
+        torch.manual_seed(0)
+        changes = {"label_smoothing_factor": given.pop("label_smoothing_factor", 0.0)}
+        trainer = Trainer(model, arguments(tmp_path, **changes), data_collator=collate, **given)
+        return trainer.compute_loss(model.eval(), dict(batch), num_items_in_batch=count)
+
+    plain = loss()
+    assert loss(compute_loss_func=smoothed_loss).item() == pytest.approx(plain.item(), rel=1e-5)
+    logits = model(batch["input_ids"]).logits[:, :-1]
+    known = batch["labels"][:, 1:] != -100
+    uniform = -logits.log_softmax(-1).mean(-1)[known].mean()
+    assert loss(label_smoothing_factor=0.1).item() == pytest.approx((0.9 * plain + 0.1 * uniform).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
