@@ -16,6 +16,8 @@ import pytest
 from transformers import HfArgumentParser
 
 from hf_rec import Bert4RecConfig
+from hf_rec.cli.add_items import AddItemsArguments
+from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.export import ExportArguments
 from hf_rec.cli.main import COMMANDS
@@ -37,6 +39,8 @@ OPTIONS = {
     "evaluate": (EvaluationArguments, DataArguments),
     "recommend": RecommendArguments,
     "export": ExportArguments,
+    "embed": EmbedArguments,
+    "add-items": AddItemsArguments,
 }
 
 

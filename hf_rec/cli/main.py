@@ -10,6 +10,8 @@ COMMANDS = {
     "train": "train a recommender on an interaction log and evaluate it",
     "evaluate": "evaluate a saved recommender beside two baselines",
     "recommend": "recommend for a history, or for every user of a log",
+    "add-items": "add new items to a saved recommender",
+    "embed": "add vectors of texts, images or sounds to a table of items",
     "export": "export a saved recommender to an ONNX graph",
     "demo": "train on a generated shop log, compare, save, load, recommend",
 }
@@ -29,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     command = parser.parse_args(arguments[:1]).command
     try:
-        import_module(f"hf_rec.cli.{command}").main(arguments[1:])
+        import_module(f"hf_rec.cli.{command.replace('-', '_')}").main(arguments[1:])
     except (ValueError, TypeError, OSError, StrictDataclassError) as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         sys.exit(f"hf-rec {command}: {' '.join(str(cause or error).split())}")

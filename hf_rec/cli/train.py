@@ -8,6 +8,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from ..data.encode import split_name
 from ..hub.card import results_table
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..training.arguments import RecommendationTrainingArguments
@@ -25,7 +26,10 @@ class ModelArguments:
     """The model and its training."""
 
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "A saved recommender to fine-tune; default: a new one."}
+        default=None,
+        metadata={
+            "help": "A saved recommender to fine-tune; new items are added to its catalogue. Default: a new one."
+        },
     )
     objective: str | None = field(
         default=None,
@@ -48,6 +52,16 @@ class ModelArguments:
             "help": "Columns that a new model reads and that are known before an item, as the country; and time_gap, "
             "hour, weekday and month, which are computed from the times."
         },
+    )
+    item_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of --items_file that a new model reads: categories, numbers, lists of categories, "
+            "vectors; 'name:kind' says which if the type does not."
+        },
+    )
+    remove_items: list[str] | None = field(
+        default=None, metadata={"help": "Items of --model_name_or_path that are no longer recommended."}
     )
     hidden_size: int | None = field(
         default=None, metadata={"help": "Width of a new model; default: that of the recipe."}
@@ -112,7 +126,7 @@ class ModelArguments:
         """Columns of the log that the model reads."""
         if self.model_name_or_path:
             return feature_columns(Bert4RecConfig.from_pretrained(self.model_name_or_path).features)
-        return [*(self.event_columns or []), *(self.request_columns or [])]
+        return [split_name(column)[0] for column in [*(self.event_columns or []), *(self.request_columns or [])]]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -128,6 +142,11 @@ def main(arguments: list[str] | None = None) -> None:
         config=model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
         event_columns=model.event_columns or (),
         request_columns=model.request_columns or (),
+        items=data.open_items(),
+        item_columns=model.item_columns or (),
+        item_column=data.item_column,
+        removed=model.remove_items or (),
+        hold_out=data.hold_out_items,
         collator=model.collator,
         max_length=model.max_length,
         patience=model.early_stopping_patience,

@@ -3,9 +3,10 @@
 from .collator import RecommendationCollator
 from .encode import fit_features, histories_of, name_features, tokenize_splits
 from .files import TableFiles, read_table
+from .items import align_items, name_item_features
 from .sequences import build_sequences, load_preset, read_sequences
 from .sources import PRESETS, load_log
-from .splits import join_splits, leave_one_out, temporal_split
+from .splits import hold_out_items, join_splits, leave_one_out, temporal_split
 from .tokenization_items import ItemTokenizer
 
 __all__ = [
@@ -13,14 +14,17 @@ __all__ = [
     "ItemTokenizer",
     "RecommendationCollator",
     "TableFiles",
+    "align_items",
     "build_sequences",
     "fit_features",
     "histories_of",
+    "hold_out_items",
     "join_splits",
     "leave_one_out",
     "load_log",
     "load_preset",
     "name_features",
+    "name_item_features",
     "read_sequences",
     "read_table",
     "temporal_split",

@@ -19,7 +19,7 @@ DERIVED = sorted(kind for kind in KINDS if KINDS[kind].of_time)  # features of t
 def name_features(
     sequences: Dataset, event_columns: Iterable[str] = (), request_columns: Iterable[str] = ()
 ) -> list[Feature]:
-    """Features for columns by their names: fractions are numbers, all else is a category.
+    """Features for columns by their names: fractions are numbers, all else is a category; "name:kind" says otherwise.
 
     Args:
         sequences: With these columns.
@@ -32,20 +32,31 @@ def name_features(
         >>> [(f.name, f.kind, f.at) for f in name_features(sequences, ["rating"], ["rating", "time_gap"])]
         [('rating', 'category', 'both'), ('time_gap', 'time_gap', 'request')]
     """
-    event_columns, request_columns = list(event_columns), list(request_columns)
+    event, request = (dict(map(split_name, columns)) for columns in (event_columns, request_columns))
     features = []
-    for name in dict.fromkeys([*event_columns, *request_columns]):
-        at = "both" if name in event_columns and name in request_columns else "event"
-        at = "request" if name not in event_columns else at
+    for name in event | request:
+        at = "both" if name in event and name in request else "event" if name in event else "request"
+        kind = event.get(name) or request.get(name)
         if name not in sequences.column_names and name in DERIVED:
             kind = name
         elif name not in sequences.column_names:
             raise ValueError(f"no column {name!r} in the sequences, which have {sequences.column_names}")
-        else:
+        elif not kind:
             fractions = pa.types.is_floating(as_array(sequences[name]).flatten().type)
             kind = "number" if fractions else "category"
         features.append(Feature(name, kind, at))
     return features
+
+
+def split_name(column: str) -> tuple[str, str | None]:
+    """The name and the kind of "name:kind", or of a name alone.
+
+    Example:
+        >>> split_name("year:number"), split_name("year"), split_name("a:b")
+        (('year', 'number'), ('year', None), ('a:b', None))
+    """
+    name, _, kind = column.rpartition(":")
+    return (name, kind) if name and kind in KINDS else (column, None)
 
 
 def fit_features(features: Sequence[Feature], train: Dataset) -> list[Feature]:

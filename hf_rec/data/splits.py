@@ -2,9 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
-from .columns import as_array, is_list, list_lengths, make_lists, time_number, time_numbers
+from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, time_number, time_numbers
 from .sequences import report
 
 # The names of a target's item and time; that of another column `name` is `target_name`.
@@ -123,6 +124,56 @@ def join_splits(train: Dataset, validation: Dataset, test: Dataset) -> DatasetDi
     return splits
 
 
+def hold_out_items(splits: DatasetDict, share: float) -> tuple[DatasetDict, list[str]]:
+    """The splits without the newest items, and these items, as if they had appeared after training.
+
+    Args:
+        splits: As [`leave_one_out`] and [`temporal_split`] return them.
+        share: Of the catalogue, in (0, 1); the items whose first interaction is the latest are held out.
+
+    Returns:
+        The splits without interactions and targets of these items, and their ids.
+
+    Raises:
+        ValueError: for a share out of range, sequences without times, and splits of which nothing is left.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"the share of items to hold out must be above 0 and below 1, got {share}")
+    if "timestamps" not in splits["train"].column_names:
+        raise ValueError("to hold out the newest items, the sequences need timestamps")
+    histories = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "test")]
+    times = [time_numbers(as_array(splits[name]["timestamps"]).flatten(), "timestamps") for name in ("train", "test")]
+    for name in ("validation", "test"):
+        histories.append(as_array(splits[name]["target_id"]))
+        times.append(time_numbers(as_array(splits[name]["target_time"]), "target_time"))
+    items = pa.concat_arrays(histories).dictionary_encode()
+    codes, times = items.indices.to_numpy(), np.concatenate(times)
+    order = np.lexsort((np.arange(len(codes)), times))
+    first, place = np.unique(codes[order], return_index=True)
+    newest = first[np.argsort(place, kind="stable")][-max(round(share * len(first)), 1) :]
+    held_out = items.dictionary.take(pa.array(newest))
+    left = {name: without_items(split, held_out) for name, split in splits.items()}
+    for name, split in left.items():
+        report(
+            len(splits[name]) - len(split), len(splits[name]), f"rows of the {name} split, with held-out items alone"
+        )
+        if not len(split):
+            raise ValueError(f"nothing is left of the {name} split without {len(held_out)} items; hold out fewer")
+    return DatasetDict(left), held_out.to_pylist()
+
+
+def without_items(split: Dataset, items: pa.Array) -> Dataset:
+    """A split without some items in its histories; rows with such a target or without any other event are left out."""
+    kept = pc.invert(pc.is_in(as_array(split["item_ids"]).flatten(), value_set=items)).to_numpy(zero_copy_only=False)
+    columns = {name: as_array(split[name]) for name in split.column_names}
+    for name in list_columns(split):
+        columns[name] = filter_lists(columns[name], kept)
+    rows = list_lengths(columns["item_ids"]) > 0
+    if "target_id" in columns:
+        rows &= ~pc.is_in(columns["target_id"], value_set=items).to_numpy(zero_copy_only=False)
+    return Dataset(pa.table(columns).filter(pa.array(rows)))
+
+
 def target_column(name: str) -> str:
     """The column of a split with the target's value of a list column.
 
@@ -168,4 +219,4 @@ def places(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
 
 
-__all__ = ["join_splits", "leave_one_out", "target_column", "temporal_split"]
+__all__ = ["hold_out_items", "join_splits", "leave_one_out", "target_column", "temporal_split"]

@@ -11,6 +11,7 @@ from transformers import EvalPrediction
 from ..data.columns import as_array, list_lengths
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
+from ..model.item_table import ItemContent
 from ..model.ranking import ban_items_
 from .metrics import RankingMetrics, item_counts
 
@@ -51,7 +52,38 @@ def last_item_markov(train: Dataset, vocab_size: int) -> Scorer:
     return score
 
 
+def random_order(seed: int = 0) -> Callable[[Dataset, int], Scorer]:
+    """Scores items at random, in another order for each history."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda _train, vocab_size: lambda histories: torch.rand(len(histories), vocab_size, generator=generator)
+
+
+def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
+    """Scores items by how similar their content is to that of the history, without any training.
+
+    The similarity is the sum, over categories and vectors, of the cosine between an item and the mean of the history.
+    """
+    codes = content.codes.long()
+    rows, columns = codes.nonzero(as_tuple=True)
+    weights = content.shares(codes)[rows, columns] ** 0.5 if len(rows) else torch.empty(0)
+    size = (len(codes), content.embeddings.num_embeddings if content.embeddings is not None else 1)
+    categories = torch.sparse_coo_tensor(torch.stack([rows, codes[rows, columns]]), weights, size).to_sparse_csr()
+    vectors = torch.nn.functional.normalize(content.vectors, dim=-1)
+
+    def score(histories: Sequence[Sequence[int]]) -> torch.Tensor:
+        lengths = [max(len(history), 1) for history in histories]
+        places = torch.tensor([row for row, history in enumerate(histories) for _ in history], dtype=torch.long)
+        items = torch.tensor([item for history in histories for item in history], dtype=torch.long)
+        shares = torch.tensor([1 / lengths[row] for row in places.tolist()])
+        means = torch.sparse_coo_tensor(torch.stack([places, items]), shares, (len(histories), len(codes)))
+        profile = torch.sparse.mm(means.to_sparse_csr(), categories).to_dense()
+        return (categories @ profile.T).T + means.to_dense() @ vectors @ vectors.T
+
+    return lambda _train, _vocab_size: score
+
+
 BASELINES = {"popularity": popularity, "last-item Markov": last_item_markov}
+NAMES = (*BASELINES, "random", "content_nearest")  # of all rows that are no model
 
 
 def evaluate_scorer(
@@ -63,14 +95,15 @@ def evaluate_scorer(
     description: str = "baseline",
 ) -> dict[str, float]:
     """Metrics of a scorer on a tokenized split, ranked like the scores of a model with this configuration."""
-    ranked = []
+    ranked, labels = [], []
     for start in tqdm(range(0, len(dataset), batch_size), desc=description, leave=False):
         batch = dataset[start : start + batch_size]
         histories = batch["input_ids"]
         banned = build_request(config, histories, exclude_seen=config.exclude_seen)["banned_ids"]
-        scores = ban_items_(score(histories), banned, config.special_token_ids)
-        ranked.append(metrics.preprocess(scores, torch.tensor(batch["labels"]).unsqueeze(1)))
-    return metrics.compute(EvalPrediction(predictions=torch.cat(ranked).numpy(), label_ids=None))
+        scores = ban_items_(score(histories), banned, config.unavailable_ids)
+        labels.append(torch.tensor(batch["labels"]).unsqueeze(1))
+        ranked.append(metrics.preprocess(scores, labels[-1]))
+    return metrics.compute(EvalPrediction(torch.cat(ranked).numpy(), torch.cat(labels).numpy()))
 
 
 __all__ = ["BASELINES", "evaluate_scorer", "last_item_markov", "popularity"]

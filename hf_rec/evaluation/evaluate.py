@@ -1,6 +1,7 @@
 """Evaluation of a model and of the baselines by ranking the whole catalogue."""
 
 import tempfile
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -10,17 +11,18 @@ from transformers.utils import logging
 from ..data.collator import RecommendationCollator
 from ..data.columns import as_array, list_lengths
 from ..model.configuration_bert4rec import Bert4RecConfig
-from .baselines import BASELINES, evaluate_scorer
+from .baselines import BASELINES, Scorer, evaluate_scorer
 from .metrics import RankingMetrics, item_counts
 
 logger = logging.get_logger(__name__)
 
+Groups = Mapping[str, np.ndarray]
 MAX_SCORES = 2**26  # scores of a batch in evaluation: 256 MB in float32
 
 
-def ranking_metrics(train: Dataset, config: Bert4RecConfig) -> RankingMetrics:
-    """Metrics for a tokenized training split and a model's catalogue."""
-    return RankingMetrics(item_counts(train, config.vocab_size), num_special_tokens=len(config.special_token_ids))
+def ranking_metrics(train: Dataset, config: Bert4RecConfig, groups: Groups | None = None) -> RankingMetrics:
+    """Metrics for a tokenized training split and a model's catalogue; see [`RankingMetrics`] for the groups."""
+    return RankingMetrics(item_counts(train, config.vocab_size), len(config.special_token_ids), groups=groups)
 
 
 def evaluate(
@@ -30,6 +32,7 @@ def evaluate(
     *,
     split: str = "test",
     batch_size: int = 0,
+    groups: Groups | None = None,
 ) -> dict[str, float]:
     """Ranking metrics of a model on a split.
 
@@ -38,6 +41,7 @@ def evaluate(
         args: Where the Trainer runs, such as those of training; the machine's defaults if None.
         split: Name of the split.
         batch_size: Histories that are ranked together; 0 chooses by the size of the catalogue.
+        groups: Masks of items, for which accuracy is also given; see [`RankingMetrics`].
     """
     config = model.config
     share = seen_targets(tokenized[split], config.unk_token_id) if config.exclude_seen else 0
@@ -46,7 +50,7 @@ def evaluate(
             f"{share:.0%} of the {split} targets are items of their user's history, which the ranking leaves out, so "
             "no model can find them; give --include_seen (exclude_seen=False) to rank them"
         )
-    metrics = ranking_metrics(tokenized["train"], config)
+    metrics = ranking_metrics(tokenized["train"], config, groups)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = Trainer(
             model=model,
@@ -73,9 +77,13 @@ def evaluation_arguments(output_dir: str, args: TrainingArguments | None, batch_
 
 
 def evaluate_baselines(
-    tokenized: DatasetDict, config: Bert4RecConfig, metrics: RankingMetrics, split: str = "test"
+    tokenized: DatasetDict,
+    config: Bert4RecConfig,
+    metrics: RankingMetrics,
+    split: str = "test",
+    baselines: Mapping[str, Callable[[Dataset, int], Scorer]] = BASELINES,
 ) -> dict[str, dict[str, float]]:
-    """Metrics of popularity and of the last-item Markov baseline on a split."""
+    """Metrics of baselines on a split, of popularity and the last-item Markov baseline by default."""
     return {
         name: evaluate_scorer(
             baseline(tokenized["train"], config.vocab_size),
@@ -85,7 +93,7 @@ def evaluate_baselines(
             choose_eval_batch_size(config.vocab_size),
             description=name,
         )
-        for name, baseline in BASELINES.items()
+        for name, baseline in baselines.items()
     }
 
 

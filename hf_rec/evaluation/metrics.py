@@ -1,6 +1,6 @@
 """Ranking metrics over the whole catalogue, for the Trainer's hooks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -23,12 +23,20 @@ class RankingMetrics:
         item_counts: (vocab_size,) interactions of each item in the training data, 0 for the special tokens.
         num_special_tokens: Tokens of the vocabulary that are no items.
         ks: Lengths of the lists; coverage, overlap, novelty and popularity are those of the longest.
+        groups: (vocab_size,) masks of items by the name of the group. Accuracy is also that of the targets in each.
     """
 
-    def __init__(self, item_counts: np.ndarray, num_special_tokens: int = 3, ks: Sequence[int] = (5, 10)):
+    def __init__(
+        self,
+        item_counts: np.ndarray,
+        num_special_tokens: int = 3,
+        ks: Sequence[int] = (5, 10),
+        groups: Mapping[str, np.ndarray] | None = None,
+    ):
         self.item_counts = item_counts
         self.num_items = len(item_counts) - num_special_tokens
         self.ks = sorted(ks)
+        self.groups = groups or {}
 
     def preprocess(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Rank of the target, then the ids of the longest list, -1 where no item is left; no list has a banned target.
@@ -57,12 +65,21 @@ class RankingMetrics:
     def compute(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the ranks and lists that [`preprocess`] made; all means over the histories."""
         ranks, lists = prediction.predictions[:, 0], prediction.predictions[:, 1:]
+        metrics = self.accuracy(ranks)
+        for name, mask in self.groups.items():
+            of_group = mask[np.ravel(prediction.label_ids)]
+            metrics |= {f"{name}_{metric}": value for metric, value in self.accuracy(ranks[of_group]).items()}
+            metrics[f"{name}_targets"] = int(of_group.sum())
+        return metrics | {f"{name}@{self.ks[-1]}": value for name, value in self.list_metrics(lists).items()}
+
+    def accuracy(self, ranks: np.ndarray) -> dict[str, float]:
+        """HR, NDCG and MRR of the ranks of targets; 0 without any target."""
+        ranks = ranks if len(ranks) else np.array([np.inf])
         metrics = {}
         for k in self.ks:
             metrics[f"hr@{k}"] = hit_rate(ranks, k)
             metrics[f"ndcg@{k}"] = ndcg(ranks, k)
-        metrics["mrr"] = float(np.mean(1 / ranks))
-        return metrics | {f"{name}@{self.ks[-1]}": value for name, value in self.list_metrics(lists).items()}
+        return metrics | {"mrr": float(np.mean(1 / ranks))}
 
     def list_metrics(self, lists: np.ndarray) -> dict[str, float]:
         """Share of the catalogue that is recommended to anyone, the chance that an item of one user's list stands in

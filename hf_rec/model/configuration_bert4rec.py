@@ -31,9 +31,14 @@ class Bert4RecConfig(PreTrainedConfig):
         attention_probs_dropout_prob: Dropout of the attention weights. Flash attention on CPU needs 0.
         max_position_embeddings: Longest input in positions, including the one that is kept for the next item.
         features: What the model reads beside the item ids: a list of [`Feature`], or of their fields as dictionaries.
+        item_features: What the model knows of the items beside their ids, as `features`; the values themselves are
+            saved with the weights.
+        id_dropout_prob: Share of the items whose id is hidden in training, so that the model also learns from their
+            content alone; used with `item_features`.
         use_repeat_bias: Whether the scores of items in the history get a learned bias for each number of steps back.
             Needs the loss "softmax".
         exclude_seen: Whether rankings leave out the items of the history, unless a call says otherwise.
+        removed_ids: Token ids of items that left the catalogue: still read in histories, never recommended.
         rope_theta: Base of the wavelengths of the rotary position embeddings
             ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
         initializer_range: Standard deviation of the initial embeddings; that of a layer is 1 / sqrt(its inputs).
@@ -68,8 +73,11 @@ class Bert4RecConfig(PreTrainedConfig):
     attention_probs_dropout_prob: float | int = 0.0
     max_position_embeddings: int = 200
     features: list | None = None
+    item_features: list | None = None
+    id_dropout_prob: float | int = 0.1
     use_repeat_bias: bool = False
     exclude_seen: bool = True
+    removed_ids: list | None = None
     rope_theta: float | int = 10_000.0
     initializer_range: float | int = 0.02
     layer_norm_eps: float = 1e-12
@@ -88,7 +96,9 @@ class Bert4RecConfig(PreTrainedConfig):
             kwargs.pop("custom_pipelines", None)
         if self.intermediate_size is None:
             self.intermediate_size = 4 * self.hidden_size
-        self.features = [Feature(**f) if isinstance(f, Mapping) else f for f in self.features or []]
+        for name in ("features", "item_features"):
+            given = getattr(self, name) or []
+            setattr(self, name, [Feature(**f) if isinstance(f, Mapping) else f for f in given])
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -105,7 +115,9 @@ class Bert4RecConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As Transformers does it, with the features as dictionaries."""
-        fields = super().to_dict() | {"features": [feature.to_dict() for feature in self.features]}
+        fields = super().to_dict()
+        for name in ("features", "item_features"):
+            fields[name] = [feature.to_dict() for feature in getattr(self, name)]
         fields.pop("use_cache", None)  # set by Trainers; the model does not read it
         return fields
 
@@ -131,6 +143,11 @@ class Bert4RecConfig(PreTrainedConfig):
     def special_token_ids(self) -> tuple[int, int, int]:
         """Ids that no recommendation may contain."""
         return self.pad_token_id, self.unk_token_id, self.mask_token_id
+
+    @property
+    def unavailable_ids(self) -> tuple[int, ...]:
+        """Ids of special tokens and removed items, which no ranking contains."""
+        return *self.special_token_ids, *(self.removed_ids or ())
 
     @property
     def num_items(self) -> int:
@@ -162,12 +179,16 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError(f"hidden_act must be one of {sorted(ACT2FN)}, got {self.hidden_act!r}")
 
     def validate_features(self):
-        for feature in self.features:
-            if not isinstance(feature, Feature):
-                raise ValueError(f"features are a list of Feature, got {feature!r} ({type(feature).__name__})")
-        names = [feature.name for feature in self.features]
-        if len(set(names)) < len(names):
-            raise ValueError(f"features need names of their own, got {names}")
+        for field in ("features", "item_features"):
+            given = getattr(self, field)
+            for feature in given:
+                if not isinstance(feature, Feature):
+                    raise ValueError(f"{field} are a list of Feature, got {feature!r} ({type(feature).__name__})")
+                if (feature.at == "item") != (field == "item_features"):
+                    raise ValueError(f"{field} cannot have {feature.name!r}, which is known at {feature.at!r}")
+            names = [feature.name for feature in given]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field} need names of their own, got {names}")
 
     def validate_heads(self):
         if self.num_attention_heads < 1:
@@ -183,7 +204,7 @@ class Bert4RecConfig(PreTrainedConfig):
             )
 
     def validate_probabilities(self):
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "gbce_calibration"):
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "id_dropout_prob", "gbce_calibration"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         largest = {"initializer_range": 10, "layer_norm_eps": 1, "rope_theta": 1e30}  # beyond, weights overflow
@@ -198,6 +219,11 @@ class Bert4RecConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must lie in the vocabulary of {self.vocab_size} tokens, got {value}")
         if len(set(ids.values())) < len(ids):
             raise ValueError(f"pad, unk and mask tokens need ids of their own, got {ids}")
+        wrong = [
+            value for value in self.removed_ids or () if not isinstance(value, int) or not 0 <= value < self.vocab_size
+        ]
+        if wrong:
+            raise ValueError(f"removed_ids must lie in the vocabulary of {self.vocab_size} tokens, got {wrong[0]!r}")
 
 
 __all__ = ["Bert4RecConfig"]

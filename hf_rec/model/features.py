@@ -4,7 +4,7 @@ A new kind of feature is a new entry of `KINDS`; nothing else in the library nam
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -15,7 +15,10 @@ TIMES = "timestamps"  # the column that the kinds of time read
 MISSING_TIME = np.iinfo(np.int64).min
 GAP_BITS = 63  # of the longest time gap
 NUMBER_BINS = 16
-AT = ("event", "request", "both")
+EVENTS, ITEMS = ("event", "request", "both"), ("item",)
+AT = EVENTS + ITEMS
+MOST_CATEGORIES = 32  # of an item that are read
+COMPONENTS = 64  # that are left of a vector, by default
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,15 @@ class Feature:
 
     Args:
         name: Of the feature, and of the column that it reads, except for the kinds of time, which read the timestamps.
-        kind: One of `KINDS`: "category", "number", "time_gap" (since the event before), "hour", "weekday" or "month".
+        kind: One of `KINDS`: "category", "number", "time_gap" (since the event before), "hour", "weekday" or "month";
+            of items "category", "number", "bag" (several categories) or "vector" (of a text or an image).
         at: When the value is known. "event": together with the item, such as a rating, so that only past values are
             read. "request": before the item is known, such as the hour or the country. "both": one column for each.
-        values: Of a category, its names in the order of their codes.
+            "item": it belongs to the item, such as its price.
+        values: Of a category or bag, the names in the order of their codes.
         edges: Of a number, the lower ends of its bins but the first.
+        width: Values that an item has: of a bag the most categories that are read, of a vector its dimensions.
+        components: Of a vector, the dimensions that are left of it.
 
     Example:
         >>> rating = Feature("rating", "category", values=["1", "2", "3"])
@@ -41,12 +48,18 @@ class Feature:
     at: str = "event"
     values: Sequence[str] = field(default=())
     edges: Sequence[float] = field(default=())
+    width: int = 1
+    components: int = 0
 
     def __post_init__(self):
         if self.kind not in KINDS:
             raise ValueError(f"feature {self.name!r}: kind must be one of {tuple(KINDS)}, got {self.kind!r}")
         if self.at not in AT:
             raise ValueError(f"feature {self.name!r}: at must be one of {AT}, got {self.at!r}")
+        if self.at not in KINDS[self.kind].at:
+            raise ValueError(
+                f"feature {self.name!r}: a {self.kind} is known at {KINDS[self.kind].at}, got at={self.at!r}"
+            )
 
     @property
     def column(self) -> str:
@@ -59,6 +72,11 @@ class Feature:
         return KINDS[self.kind].size(self)
 
     @property
+    def code_columns(self) -> int:
+        """Codes that an item has."""
+        return KINDS[self.kind].code_columns(self)
+
+    @property
     def relative(self) -> bool:
         """Whether a value is the difference to the event before, and so unknown at the start of a history."""
         return KINDS[self.kind].relative
@@ -68,8 +86,10 @@ class Feature:
         return {value: code for code, value in enumerate(self.values, start=1)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields for JSON, without the empty ones."""
-        return {name: list(v) if isinstance(v, (list, tuple)) else v for name, v in asdict(self).items() if v}
+        """Its fields for JSON, without those that have their default."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in given.items()}
+        return {f.name: given[f.name] for f in fields(self) if given[f.name] not in (f.default, [])}
 
 
 class Columns:
@@ -152,6 +172,40 @@ def encode_category(feature: Feature, values: Sequence) -> np.ndarray:
     return np.array(codes, dtype=np.int64)
 
 
+def fit_bag(feature: Feature, values: Sequence) -> Feature:
+    bags = [value for value in values if value is not None]
+    width = min(max(map(len, bags), default=0), MOST_CATEGORIES)
+    return replace(fit_category(feature, [name for bag in bags for name in bag]), width=max(width, 1))
+
+
+def encode_bag(feature: Feature, values: Sequence) -> np.ndarray:
+    """(n, width) distinct codes of each bag, known ones first; those beyond the width are left out."""
+    codes = np.zeros((len(values), feature.width), dtype=np.int64)
+    for row, bag in zip(codes, values, strict=True):
+        known = dict.fromkeys(feature.code_of_value.get(category_name(value), 0) for value in bag or ())
+        known.pop(0, None)
+        kept = [*known][: feature.width]
+        row[: len(kept)] = kept
+    return codes
+
+
+def fit_vector(feature: Feature, values: Sequence) -> Feature:
+    width = next((len(value) for value in values if value is not None), 1)
+    return replace(feature, width=width, components=feature.components or min(COMPONENTS, width))
+
+
+def encode_vector(feature: Feature, values: Sequence) -> np.ndarray:
+    """(n, width) vectors as float32, NaN where they are missing."""
+    vectors = np.full((len(values), feature.width), np.nan, dtype=np.float32)
+    for row, value in zip(vectors, values, strict=True):
+        if value is None:
+            continue
+        if len(value) != feature.width:
+            raise ValueError(f"feature {feature.name!r} reads vectors of {feature.width} numbers, got {len(value)}")
+        row[:] = value
+    return vectors
+
+
 def numbers(feature: Feature, values: Sequence) -> np.ndarray:
     """Values as float64, NaN where they are missing."""
     try:
@@ -216,15 +270,25 @@ class Kind(NamedTuple):
     fit: Callable[[Feature, Sequence], Feature] = keep
     of_time: bool = False
     relative: bool = False
+    at: tuple[str, ...] = EVENTS
+    code_columns: Callable[[Feature], int] = lambda _: 1
 
 
 KINDS = {
-    "category": Kind(lambda feature: 1 + len(feature.values), encode_category, fit_category),
-    "number": Kind(lambda feature: 2 + len(feature.edges), encode_number, fit_number),
+    "category": Kind(lambda feature: 1 + len(feature.values), encode_category, fit_category, at=AT),
+    "number": Kind(lambda feature: 2 + len(feature.edges), encode_number, fit_number, at=AT),
     "time_gap": Kind(lambda _: GAP_BITS + 2, encode_gap, of_time=True, relative=True),
     "hour": Kind(lambda _: 25, encode_time("h", 24), of_time=True),
     "weekday": Kind(lambda _: 8, encode_time("D", 7), of_time=True),
     "month": Kind(lambda _: 13, encode_time("M", 12), of_time=True),
+    "bag": Kind(
+        lambda feature: 1 + len(feature.values),
+        encode_bag,
+        fit_bag,
+        at=ITEMS,
+        code_columns=lambda feature: feature.width,
+    ),
+    "vector": Kind(lambda _: 0, encode_vector, fit_vector, at=ITEMS, code_columns=lambda _: 0),
 }
 
 __all__ = ["Feature"]

@@ -1,21 +1,32 @@
 """The item table: the one place that gives the vectors of items, to read histories and to score the catalogue."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from torch import nn
 
 from .configuration_bert4rec import Bert4RecConfig
+from .features import encode
 
 
 class ItemTable(nn.Module):
-    """A vector for each token id. An untied model has one table to read items and another one to score them.
+    """A vector for each token id: that of the id and, where the model reads content, that of the item's content.
+
+    In training the id of a share of the items is hidden, so that their content alone must do, which is all that a new
+    item has (DropoutNet, [Volkovs et al., 2017](https://papers.nips.cc/paper/7081)). An untied model has one table to
+    read items and another one to score them.
 
     Attributes:
         id_embeddings: The learned vectors of the ids.
+        content: The [`ItemContent`], or None.
     """
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
         self.id_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.content = ItemContent(config) if config.item_features else None
+        self.id_dropout_prob = config.id_dropout_prob
+        self.folded = (None, None)
 
     @property
     def sparse_gradients(self) -> bool:
@@ -28,11 +39,149 @@ class ItemTable(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(..., hidden_size) vectors of (...) token ids."""
-        return self.id_embeddings(ids)
+        if self.content is None:
+            return self.id_embeddings(ids)
+        if not self.training and not torch.is_grad_enabled():
+            return nn.functional.embedding(ids, self.fold())
+        return self.hide(self.id_embeddings(ids), self.content.known[ids]) + self.content(ids)
 
     def all_items(self) -> torch.Tensor:
         """(vocab_size, hidden_size) vectors of all token ids."""
-        return self.id_embeddings.weight
+        weight = self.id_embeddings.weight
+        if self.content is None:
+            return weight
+        if not self.training and not torch.is_grad_enabled():
+            return self.fold()
+        return self.hide(weight, self.content.known) + self.content()
+
+    def hide(self, vectors: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """In training the vectors without those of some of the ids whose content is known."""
+        if not self.training or not self.id_dropout_prob:
+            return vectors
+        hidden = known & (torch.rand(known.shape, device=known.device) < self.id_dropout_prob)
+        return vectors.masked_fill(hidden.unsqueeze(-1), 0.0)
+
+    def fold(self) -> torch.Tensor:
+        """[`all_items`] for evaluation, computed once for the present weights."""
+        tensors = [*self.parameters(), *self.buffers()]
+        state = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
+        if self.folded[0] != state:
+            self.folded = state, self.id_embeddings.weight + self.content()
+        return self.folded[1]
 
 
-__all__ = ["ItemTable"]
+class ItemContent(nn.Module):
+    """What is known of the items beside their ids: categories, bags of them, numbers and vectors.
+
+    The content itself is in buffers, so it is saved with the weights. A vector is centred and whitened first, and cut
+    to its first principal components ([Zhang et al., 2024](https://arxiv.org/abs/2402.10602)).
+
+    Attributes:
+        codes: (vocab_size, columns) codes of the categories and numbers, 0 where they are unknown. Each feature has
+            codes of its own.
+        vectors: (vocab_size, components of all vectors), 0 where they are unknown.
+        known: (vocab_size,) whether anything is known of an item.
+    """
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        self.features = config.item_features
+        self.coded = [feature for feature in self.features if feature.code_columns]
+        dense = [feature for feature in self.features if not feature.code_columns]
+        columns, components = (sum(f.code_columns for f in self.coded), sum(f.components for f in dense))
+        self.register_buffer("codes", torch.zeros(config.vocab_size, columns, dtype=torch.int32))
+        self.register_buffer("vectors", torch.zeros(config.vocab_size, components))
+        self.register_buffer("known", torch.zeros(config.vocab_size, dtype=torch.bool))
+        sizes = [feature.size - 1 for feature in self.coded]
+        self.embeddings = nn.Embedding(1 + sum(sizes), config.hidden_size, padding_idx=0) if columns else None
+        self.projection = nn.Linear(components, config.hidden_size, bias=False) if components else None
+        self.whitenings = nn.ModuleList(Whitening(feature.width, feature.components) for feature in dense)
+
+    def forward(self, ids: torch.Tensor | None = None) -> torch.Tensor:
+        """(..., hidden_size) vectors of the content of (...) token ids; of all of them if None."""
+        if ids is not None and ids.numel() >= len(self.known):
+            return nn.functional.embedding(ids, self())
+        total = 0.0
+        if self.embeddings is not None:
+            codes = self.codes if ids is None else self.codes[ids]
+            rows = codes.flatten(0, -2)
+            summed = nn.functional.embedding_bag(
+                rows, self.embeddings.weight, mode="sum", per_sample_weights=self.shares(rows), padding_idx=0
+            )
+            total = summed.view(*codes.shape[:-1], -1)
+        if self.projection is not None:
+            total = total + self.projection(self.vectors if ids is None else self.vectors[ids])
+        return total
+
+    @torch.no_grad()
+    def store(self, ids: torch.Tensor, values: Mapping[str, Sequence], fit: bool = False) -> None:
+        """Encode and keep the content of some items.
+
+        Args:
+            ids: (items,) token ids.
+            values: For each feature the (items,) raw values, None where they are missing.
+            fit: Whether these items decide on how vectors are whitened.
+        """
+        codes, vectors = [], []
+        offset, whitenings = 0, iter(self.whitenings)
+        for feature in self.features:
+            encoded = torch.from_numpy(encode(feature, values[feature.name])).to(self.known.device)
+            if feature.code_columns:
+                encoded = encoded.view(len(ids), -1)
+                codes.append(torch.where(encoded > 0, encoded + offset, 0))
+                offset += feature.size - 1
+                continue
+            whiten, present = next(whitenings), encoded.isfinite().all(-1)
+            if fit and present.any():
+                whiten.fit(encoded[present])
+            vectors.append(whiten(encoded.nan_to_num()).masked_fill(~present.unsqueeze(-1), 0.0))
+        if codes:
+            self.codes[ids] = torch.cat(codes, dim=1).to(self.codes.dtype)
+        if vectors:
+            self.vectors[ids] = torch.cat(vectors, dim=1).to(self.vectors.dtype)
+        self.known[ids] = (self.codes[ids] > 0).any(-1) | (self.vectors[ids] != 0).any(-1)
+
+    def resize(self, vocab_size: int) -> None:
+        """Room for another number of tokens; nothing is known of new ones."""
+        for name in ("codes", "vectors", "known"):
+            old = getattr(self, name)
+            new = old.new_zeros(vocab_size, *old.shape[1:])
+            new[: len(old)] = old[:vocab_size]
+            setattr(self, name, new)
+
+    def shares(self, codes: torch.Tensor) -> torch.Tensor:
+        """(rows, columns) weights of (rows, columns) codes: a bag counts as much as one category."""
+        weights = torch.ones_like(codes, dtype=self.embeddings.weight.dtype)
+        column = 0
+        for feature in self.coded:
+            part = slice(column, column + feature.code_columns)
+            column = part.stop
+            if feature.code_columns > 1:
+                weights[:, part] /= (codes[:, part] > 0).sum(-1, keepdim=True).clamp(min=1)
+        return weights
+
+
+class Whitening(nn.Module):
+    """A linear map after which the dimensions of a vector are centred, uncorrelated and of variance 1."""
+
+    def __init__(self, width: int, components: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("matrix", torch.zeros(width, components))
+
+    def fit(self, vectors: torch.Tensor) -> None:
+        """Learn the map from (items, width) vectors."""
+        vectors = vectors.double()
+        self.mean.copy_(vectors.mean(0))
+        _, scales, directions = torch.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
+        scales = scales / max(len(vectors) - 1, 1) ** 0.5
+        used = min(self.matrix.shape[1], int((scales > 1e-4 * scales.max()).sum()))
+        self.matrix.zero_()
+        self.matrix[:, :used].copy_(directions[:used].t() / scales[:used])
+
+    def forward(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(items, components) of (items, width) vectors."""
+        return (vectors.to(self.mean.dtype) - self.mean) @ self.matrix
+
+
+__all__ = ["ItemContent", "ItemTable"]

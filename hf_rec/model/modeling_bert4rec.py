@@ -6,6 +6,7 @@ ones, as in SASRec ([Kang and McAuley, 2018](https://arxiv.org/abs/1808.09781)).
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import wraps
 
 import torch
@@ -25,7 +26,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
 from .cpu import score_items
-from .item_table import ItemTable
+from .item_table import ItemContent, ItemTable
 from .layers import (
     Bert4RecAttention,
     Bert4RecEmbeddings,
@@ -144,6 +145,9 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
             init.constant_(module.bias, initial_bias(self.config))
         elif isinstance(module, Bert4RecRepeatBias):
             init.zeros_(module.bias)
+        elif isinstance(module, ItemContent) and module.projection is not None:  # content begins as large as the ids
+            width = module.projection.in_features
+            init.normal_(module.projection.weight, std=self.config.initializer_range * width**-0.5)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
@@ -347,6 +351,11 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
         """The table that scores items."""
         return self.items if self.config.tie_word_embeddings else self.scores.items
 
+    @property
+    def tables(self) -> list[ItemTable]:
+        """The tables of the model, one or two."""
+        return [self.items] if self.config.tie_word_embeddings else [self.items, self.scores.items]
+
     def get_output_embeddings(self):
         return None if self.config.tie_word_embeddings else self.scores.items.id_embeddings
 
@@ -360,7 +369,15 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
         old = self.scores.bias
         added = old.mean().repeat(max(self.config.vocab_size - len(old), 0))
         self.scores.bias = nn.Parameter(torch.cat([old, added])[: self.config.vocab_size], old.requires_grad)
+        for table in self.tables:
+            if table.content is not None:
+                table.content.resize(self.config.vocab_size)
         return embeddings
+
+    def store_items(self, ids: torch.Tensor, values: Mapping[str, Sequence], fit: bool = False) -> None:
+        """Keep the content of some items; see [`ItemContent.store`]."""
+        for table in self.tables:
+            table.content.store(ids, values, fit)
 
     def score_states(self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch):
         """Loss and logits of the states that the encoder computed at `positions`, or everywhere if None."""
@@ -380,7 +397,7 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
             )
         if banned_ids is not None:
             banned_ids = rows_of_scores(banned_ids, labels, states.shape[1])
-            logits = ban_items_(logits, banned_ids, self.config.special_token_ids)
+            logits = ban_items_(logits, banned_ids, self.config.unavailable_ids)
         return loss, logits
 
     def find_repeats(self, cache, positions, labels, input_ids, attention_mask):
@@ -517,7 +534,7 @@ class Bert4RecForCausalLM(Bert4RecRecommender, GenerationMixin):
         """As Transformers does it, by the rules of serving: no special tokens and, with `config.exclude_seen`, no item
         of the history and none twice, unless the call gives `no_repeat_ngram_size`."""
         rules = LogitsProcessorList(logits_processor or [])
-        rules.append(ItemsAlone([*self.config.special_token_ids], device=self.device))
+        rules.append(ItemsAlone([*self.config.unavailable_ids], device=self.device))
         if self.config.exclude_seen and "no_repeat_ngram_size" not in kwargs:
             rules.append(NoRepeatNGramLogitsProcessor(1))
         rules.append(ItemsLeft())

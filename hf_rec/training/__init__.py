@@ -3,16 +3,19 @@
 from .arguments import RecommendationTrainingArguments
 from .create import create_model, load_model
 from .fit import fit, make_trainer
+from .growth import add_items, remove_items
 from .run import evaluate_recommender, train_recommender
 from .trainer import RecommendationTrainer
 
 __all__ = [
     "RecommendationTrainer",
     "RecommendationTrainingArguments",
+    "add_items",
     "create_model",
     "evaluate_recommender",
     "fit",
     "load_model",
     "make_trainer",
+    "remove_items",
     "train_recommender",
 ]

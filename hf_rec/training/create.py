@@ -3,12 +3,15 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import torch
 from datasets import DatasetDict
 from transformers import PreTrainedModel
 
 from ..data.columns import as_array, list_lengths
 from ..data.encode import fit_features, name_features
+from ..data.items import align_items, fit_item_features, item_values, name_item_features
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.modeling_bert4rec import recommender_class
@@ -23,6 +26,7 @@ CHANGEABLE = {
     "gbce_calibration",
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
+    "id_dropout_prob",
 }
 
 
@@ -32,6 +36,9 @@ def create_model(
     max_length: int | None = None,
     event_columns: Iterable[str] = (),
     request_columns: Iterable[str] = (),
+    items=None,
+    item_columns: Iterable[str] = (),
+    item_column: str = "item_id",
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A new model and its tokenizer over the items of all splits: the whole catalogue is ranked.
 
@@ -40,17 +47,54 @@ def create_model(
         config: Fields of the [`Bert4RecConfig`]; the others follow the recipe.
         max_length: Positions of the input; chosen by the lengths of the histories if None.
         event_columns, request_columns: Features by name, as for [`name_features`], unless `config` has features.
+        items: A table with one row for each item, as for [`align_items`].
+        item_columns: Its columns that the model reads, as for [`name_item_features`].
+        item_column: Its column of the item id.
     """
+    if bool(item_columns) != (items is not None):
+        raise ValueError(f"give both of items and item_columns, or none; got item_columns={list(item_columns)}")
     train = splits["train"]
     max_length = max_length or choose_max_length(list_lengths(as_array(train["item_ids"])))
-    items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
-    targets = [as_array(splits[name]["target_id"]) for name in ("validation", "test")]
-    tokenizer = ItemTokenizer.from_items(pa.concat_arrays(items + targets), max_length=max_length)
+    tokenizer = ItemTokenizer.from_items(all_items(splits), max_length=max_length)
     fields = dict(config or {})
     features = fields.get("features") or name_features(train, event_columns, request_columns)
     fields["features"] = fit_features(features, train)
+    if item_columns:
+        content = align_items(items, tokenizer.item_ids, item_columns, item_column)
+        known = tokens_of(train["item_ids"], tokenizer)
+        fields["item_features"] = fit_item_features(name_item_features(content, item_columns), content, known)
     model_config = Bert4RecConfig(**recipe_config(len(tokenizer), max_length, **fields))
-    return recommender_class(model_config)(model_config), tokenizer
+    model = recommender_class(model_config)(model_config)
+    if item_columns:
+        store_items(model, content, known)
+    return model, tokenizer
+
+
+def all_items(splits: DatasetDict) -> pa.Array:
+    """The item of every event and target."""
+    items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
+    return pa.concat_arrays([*items, *(as_array(splits[name]["target_id"]) for name in ("validation", "test"))])
+
+
+def tokens_of(histories, tokenizer: ItemTokenizer) -> np.ndarray:
+    """(vocab_size,) mask of the tokens that occur in a column of histories."""
+    mask = np.zeros(len(tokenizer), dtype=bool)
+    mask[tokenizer.encode_column(histories).flatten().to_numpy()] = True
+    mask[tokenizer.all_special_ids] = False
+    return mask
+
+
+def store_items(model: PreTrainedModel, content: pa.Table, known: np.ndarray) -> None:
+    """Give a new model the content of all its items.
+
+    Args:
+        content: As [`align_items`] returns it.
+        known: (vocab_size,) mask of the items of the training data, which decide on how vectors are whitened.
+    """
+    features = model.config.item_features
+    for tokens, fit in ((np.flatnonzero(known), True), (np.flatnonzero(~known), False)):
+        values = item_values(features, content.take(pa.array(tokens)))
+        model.store_items(torch.from_numpy(tokens), values, fit)
 
 
 def load_model(

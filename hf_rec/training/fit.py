@@ -39,13 +39,12 @@ def fit(
         ValueError: for arguments that replace the loss of the model, and for weights that are not finite at the end.
     """
     trainer = make_trainer(model, tokenizer, tokenized, args, collator=collator, patience=patience)
-    tables = {model.items, model.scoring_items}
     try:
-        for table in tables:
+        for table in model.tables:
             table.sparse_gradients = updates_rows(model.config, trainer.args)
         trainer.train(resume_from_checkpoint=checkpoint)
     finally:
-        for table in tables:
+        for table in model.tables:
             table.sparse_gradients = False
     check_finite(model)
     return trainer

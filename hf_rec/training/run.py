@@ -1,17 +1,20 @@
 """A whole training run: model, fit, evaluation beside baselines, saved folder, card and push."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging
 
 from ..compat import last_log
 from ..data.encode import tokenize_splits
-from ..evaluation.baselines import BASELINES
+from ..data.splits import hold_out_items
+from ..data.tokenization_items import ItemTokenizer
+from ..evaluation.baselines import BASELINES, NAMES, content_nearest, random_order
 from ..evaluation.evaluate import evaluate, evaluate_baselines, ranking_metrics
 from ..hub.card import model_card
 from ..hub.folder import save_recommender, write_json
@@ -19,8 +22,9 @@ from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .arguments import RecommendationTrainingArguments, complete_arguments
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
-from .create import create_model, load_model
+from .create import all_items, create_model, load_model
 from .fit import fit
+from .growth import add_items, remove_items
 from .report import Origin, card_facts, plot_training_curve
 
 logger = logging.get_logger(__name__)
@@ -34,6 +38,11 @@ def train_recommender(
     config: Mapping[str, Any] | None = None,
     event_columns: Iterable[str] = (),
     request_columns: Iterable[str] = (),
+    items=None,
+    item_columns: Iterable[str] = (),
+    item_column: str = "item_id",
+    removed: Iterable[str] = (),
+    hold_out: float = 0.0,
     collator: Mapping[str, Any] | None = None,
     max_length: int | None = None,
     patience: int | None = 10,
@@ -47,9 +56,15 @@ def train_recommender(
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
         args: Arguments of the Trainer, which are not changed.
-        model_name_or_path: A saved model to fine-tune, with its catalogue and sizes.
+        model_name_or_path: A saved model to fine-tune. Items that it does not know are added to its catalogue.
         config: Fields of the [`Bert4RecConfig`]; for a saved model none that its weights depend on.
         event_columns, request_columns: Features of a new model by name, as for [`name_features`].
+        items: A table with the content of the items, as for [`align_items`].
+        item_columns: Its columns that a new model reads, as for [`name_item_features`].
+        item_column: Its column of the item id.
+        removed: Items of a saved model that are no longer recommended.
+        hold_out: Share of the items that are left out of training, the newest ones, and added afterwards, to measure
+            how well new items are recommended.
         collator: Options of the [`RecommendationCollator`] for training.
         max_length: Positions of a new model's input; chosen by the lengths of the histories if None.
         patience: Validations without a better metric after which training stops.
@@ -62,18 +77,31 @@ def train_recommender(
     check_processes(args)
     name = model_name(args)
     folder = RunFolder(args.output_dir, Bert4RecConfig.model_type, args.overwrite_output_dir)
+    whole, new_items = splits, []
+    if hold_out:
+        splits, new_items = hold_out_items(splits, hold_out)
     set_seed(args.seed)
     if model_name_or_path:
-        if event_columns or request_columns:
-            raise ValueError("event_columns and request_columns are options of a new model")
+        if event_columns or request_columns or item_columns:
+            raise ValueError("event_columns, request_columns and item_columns are options of a new model")
         fields = dict(config or {}) | ({"max_position_embeddings": max_length} if max_length else {})
         model, tokenizer = load_model(model_name_or_path, fields)
+        add_items(model, tokenizer, all_items(splits), items, item_column)
+        remove_items(model, tokenizer, removed)
     else:
-        model, tokenizer = create_model(splits, config, max_length, event_columns, request_columns)
+        model, tokenizer = create_model(
+            splits, config, max_length, event_columns, request_columns, items, item_columns, item_column
+        )
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     completed = complete_arguments(args, model.config, tokenized["train"]["length"][:])
     identity = identify_run(
-        model, tokenized, completed, collator=dict(collator or {}), patience=patience, split=origin.split
+        model,
+        tokenized,
+        completed,
+        collator=dict(collator or {}),
+        patience=patience,
+        split=origin.split,
+        new_items=new_items,
     )
     main_process = args.process_index == 0
     with folder if main_process else nullcontext():
@@ -84,11 +112,18 @@ def train_recommender(
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
         trainer = fit(model, tokenizer, tokenized, args, collator=collator, patience=patience, checkpoint=checkpoint)
-        test = evaluate(model, tokenized, trainer.args)
+        if new_items:
+            add_items(model, tokenizer, new_items, items, item_column)
+            tokenized = tokenize_splits(
+                DatasetDict(whole | {"train": splits["train"]}), tokenizer, model.config.features
+            )
+        groups = new_and_known(tokenizer, new_items)
+        test = evaluate(model, tokenized, trainer.args, groups=groups)
         if not main_process:
             return {}
-        metrics = ranking_metrics(tokenized["train"], model.config)
-        results = evaluate_baselines(tokenized, model.config, metrics) | {"test": test}
+        metrics = ranking_metrics(tokenized["train"], model.config, groups)
+        results = evaluate_baselines(tokenized, model.config, metrics, baselines=baselines_for(model, new_items))
+        results["test"] = test
         trainer.save_state()
         write_json(folder.path / RESULTS, flat_results(results, last_log(trainer.state)))
         results[name] = results.pop("test")
@@ -101,6 +136,23 @@ def train_recommender(
     return results
 
 
+def new_and_known(tokenizer: ItemTokenizer, new_items: Iterable[str]) -> dict[str, np.ndarray]:
+    """Masks of the tokens of new items, "cold", and of all others, "warm"; none without new items."""
+    if not new_items:
+        return {}
+    cold = np.zeros(len(tokenizer), dtype=bool)
+    cold[tokenizer.convert_tokens_to_ids(list(new_items))] = True
+    return {"cold": cold, "warm": ~cold}
+
+
+def baselines_for(model: PreTrainedModel, new_items: Iterable[str]) -> dict[str, Callable]:
+    """The baselines that stand beside a model; for new items also a random order and the nearest content."""
+    more = {"random": random_order()} if new_items else {}
+    if new_items and model.items.content is not None:
+        more["content_nearest"] = content_nearest(model.items.content)
+    return BASELINES | more
+
+
 def model_name(args: RecommendationTrainingArguments) -> str:
     """The name of a model on its card: that of its repository or folder.
 
@@ -108,7 +160,7 @@ def model_name(args: RecommendationTrainingArguments) -> str:
         ValueError: for the name of a baseline, which has a row of its own on the card.
     """
     name = (args.hub_model_id or Path(args.output_dir).resolve().name).split("/")[-1]
-    if name in BASELINES:
+    if name in NAMES:
         raise ValueError(f"a model cannot be called like the baseline {name!r}; give another --output_dir")
     return name
 
@@ -121,7 +173,8 @@ def flat_results(results: Mapping[str, Mapping[str, float]], log: Mapping[str, f
 
 def named_results(flat: Mapping[str, float], model_name: str) -> dict[str, dict[str, float]]:
     """The inverse of [`flat_results`], with the model under its name."""
-    names = {baseline: baseline for baseline in BASELINES} | {"test": model_name}
+    names = {name: name for name in NAMES if f"{name}_mrr" in flat}
+    names["test"] = model_name
     return {
         name: {key.removeprefix(f"{prefix}_"): value for key, value in flat.items() if key.startswith(f"{prefix}_")}
         for prefix, name in names.items()

@@ -1,0 +1,112 @@
+"""From a table of items to the content that a model knows of them."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ..model.features import KINDS, Feature, fit
+from .columns import as_array, id_strings, is_list, is_string
+from .encode import numbers_of, split_name
+from .files import TableFiles, is_path
+from .sequences import report
+from .sources import as_table, column_names
+
+ITEM_KINDS = sorted(kind for kind in KINDS if "item" in KINDS[kind].at)
+SEPARATORS = ("|", ";", ",")  # of several categories in one text
+
+
+def align_items(items, item_ids: pa.Array, columns: Iterable[str], item_column: str = "item_id") -> pa.Table:
+    """A row for each item id, null where the table of items has none.
+
+    Args:
+        items: A file, a `datasets.Dataset`, or an Arrow, pandas or Polars table, with one row for each item.
+        item_ids: As strings, null for a row without an item, such as [`ItemTokenizer.item_ids`] has them.
+        columns: The columns that are kept, by their names or as "name:kind".
+
+    Raises:
+        ValueError: for a missing column, and for items with several rows.
+    """
+    names = [split_name(column)[0] for column in columns]
+    if is_path(items):
+        items = TableFiles(items, [item_column])
+    if missing := sorted({item_column, *names} - {*column_names(items)}):
+        raise ValueError(f"no column {missing} in the table of items, which has {column_names(items)}")
+    table = as_table(items, {item_column, *names})
+    ids = id_strings(as_array(table[item_column]))
+    counts = pc.value_counts(ids.drop_null())
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    if len(several):
+        raise ValueError(
+            f"{len(several)} items have several rows in the table of items, such as {several[0].as_py()!r}; keep one"
+        )
+    places = pc.index_in(item_ids.cast(pa.large_string()), value_set=ids, skip_nulls=True)
+    known = len(item_ids) - item_ids.null_count
+    report(known - len(places.drop_null()), known, "items of the catalogue that the table of items does not have")
+    return pa.table({name: as_array(table[name]).take(places) for name in names})
+
+
+def name_item_features(items: pa.Table, columns: Iterable[str]) -> list[Feature]:
+    """Features for columns of items by their names: lists of fractions are vectors, other lists are bags of
+    categories, fractions are numbers, all else is a category; "name:kind" says otherwise.
+
+    Example:
+        >>> items = pa.table({"price": [1.5], "genres": [["a", "b"]], "year": [1999]})
+        >>> [feature.kind for feature in name_item_features(items, ["price", "genres", "year:number"])]
+        ['number', 'bag', 'number']
+    """
+    features = []
+    for column in columns:
+        name, kind = split_name(column)
+        features.append(Feature(name, kind or kind_of_type(items.schema.field(name).type), at="item"))
+    return features
+
+
+def kind_of_type(type_: pa.DataType) -> str:
+    if is_list(type_):
+        return "vector" if pa.types.is_floating(type_.value_type) else "bag"
+    return "number" if pa.types.is_floating(type_) else "category"
+
+
+def fit_item_features(features: Sequence[Feature], items: pa.Table, known: np.ndarray) -> list[Feature]:
+    """The features with the categories and bins of the items that training has.
+
+    Args:
+        items: As [`align_items`] returns it.
+        known: (vocab_size,) mask of the items of the training data.
+    """
+    values = item_values(features, items.filter(pa.array(known)))
+    return [fit(feature, values[feature.name]) for feature in features]
+
+
+def item_values(features: Sequence[Feature], items: pa.Table) -> Mapping[str, Sequence]:
+    """The raw values of each feature, None where they are missing; what the model stores."""
+    values = {}
+    for feature in features:
+        column = as_array(items[feature.name])
+        if feature.kind == "number":
+            values[feature.name] = numbers_of(column)
+        elif feature.kind == "bag" and is_string(column.type):
+            values[feature.name] = split_bags(column.to_pylist())
+        else:
+            values[feature.name] = column.to_pylist()
+    return values
+
+
+def split_bags(texts: Sequence[str | None]) -> list[list[str] | None]:
+    """Several categories in one text each, at the first of `SEPARATORS` that occurs in any of them.
+
+    Example:
+        >>> split_bags(["Drama|War", "Drama, the", None])
+        [['Drama', 'War'], ['Drama, the'], None]
+    """
+    separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts if text)), "|")
+    return [
+        None if text is None else [part.strip() for part in re.split(re.escape(separator), text) if part.strip()]
+        for text in texts
+    ]
+
+
+__all__ = ["align_items", "fit_item_features", "item_values", "name_item_features"]
