@@ -92,8 +92,10 @@ class TableFiles:
             table = pa.json.read_json(path, parse_options=pa.json.ParseOptions(explicit_schema=ids))
         except pa.ArrowInvalid:
             return pa.json.read_json(path)
-        absent = [name for name in self.id_columns if table[name].null_count == len(table)]
-        return table.drop_columns(absent)
+        empty = {name for name in self.id_columns if table[name].null_count == len(table)}
+        if empty:  # missing in all rows, or not in the file: the schema adds it
+            empty -= {*pa.json.read_json(path).column_names}
+        return table.drop_columns([*empty])
 
     def text_columns(self, path: Path) -> list[str]:
         """Names of a text file's columns; those of RecBole have a type behind a colon."""

@@ -86,10 +86,11 @@ class Feature:
         return {value: code for code, value in enumerate(self.values, start=1)}
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields for JSON, without those that have their default."""
+        """Its fields for JSON, without those of its kind that have their default."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         given = {name: list(value) if isinstance(value, (list, tuple)) else value for name, value in given.items()}
-        return {f.name: given[f.name] for f in fields(self) if given[f.name] not in (f.default, [])}
+        plain = {f.name: f.default for f in fields(self) if f.name != "at"}
+        return {name: value for name, value in given.items() if name == "at" or value not in (plain[name], [])}
 
 
 class Columns:

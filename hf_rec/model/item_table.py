@@ -61,6 +61,10 @@ class ItemTable(nn.Module):
         hidden = known & (torch.rand(known.shape, device=known.device) < self.id_dropout_prob)
         return vectors.masked_fill(hidden.unsqueeze(-1), 0.0)
 
+    def train(self, mode: bool = True):
+        self.folded = (None, None)  # fused optimizers change weights without a trace
+        return super().train(mode)
+
     def fold(self) -> torch.Tensor:
         """[`all_items`] for evaluation, computed once for the present weights."""
         tensors = [*self.parameters(), *self.buffers()]

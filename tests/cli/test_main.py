@@ -14,6 +14,8 @@ OPTIONS = {
     "evaluate": ["--model_name_or_path", "--train_file", "--split", "--include_seen", "--output_file"],
     "recommend": ["--model_name_or_path", "--history", "--file", "--request", "--top_k", "--candidates"],
     "export": ["--model_name_or_path", "--output_dir", "--top_k", "--quantize"],
+    "add-items": ["--model_name_or_path", "--items_file", "--output_dir", "--start", "--remove_items"],
+    "embed": ["--items_file", "--text_columns", "--image_column", "--audio_column", "--output_file", "--batch_size"],
     "demo": ["--output_dir", "--max_steps", "--seed"],
 }
 

@@ -88,7 +88,7 @@ def test_ids_may_be_one_json_list(recommend):
     assert recommend("--history", '["sku-001", "-2"]') == expected
 
 
-@pytest.mark.parametrize(("encoding", "shown"), [("cp1252", r"\\u0436\\u001b"), ("utf-8", r"ж\u001b")])
+@pytest.mark.parametrize(("encoding", "shown"), [("cp1252", r"\u0436\u001b"), ("utf-8", r"ж\u001b")])
 def test_ids_are_printed_in_any_encoding_and_control_characters_escaped(tmp_path, encoding, shown):
     tokenizer = ItemTokenizer.from_items(["tea", "ж\x1b[2J"])
     save_recommender(tmp_path / "model", small_model(len(tokenizer), is_decoder=True), tokenizer)

@@ -63,10 +63,9 @@ def test_a_repeat_bias_with_sampled_negatives_is_an_error():
 def test_every_field_is_read_by_the_code_of_the_model():
     code = "".join(path.read_text() for path in Path(hf_rec.model.__file__).parent.glob("*.py"))
     unread = {name for name in OWN_FIELDS if f"config.{name}" not in code}
-    # `special_token_ids` reads `unk_token_id`, Transformers reads `initializer_range` in `_init_weights`, and
-    # `from_dict` reads `format_version` before there is a config.
-    assert "config.special_token_ids" in code
-    assert unread == {"unk_token_id", "initializer_range", "format_version"}
+    # Properties read `unk_token_id` and `removed_ids`, and `from_dict` reads `format_version` before there is a config.
+    assert "config.special_token_ids" in code and "config.unavailable_ids" in code
+    assert unread == {"unk_token_id", "removed_ids", "format_version"}
 
 
 def test_a_saved_configuration_comes_back_through_the_auto_class(tmp_path):

@@ -125,8 +125,8 @@ def test_parts_of_a_time_have_a_code_each():
 def test_an_unknown_kind_or_place_is_an_error_that_names_the_feature():
     with pytest.raises(ValueError, match="'price'.*kind.*got 'text'"):
         Feature("price", "text")
-    with pytest.raises(ValueError, match="'price'.*at must.*got 'item'"):
-        Feature("price", "number", at="item")
+    with pytest.raises(ValueError, match="'price'.*at must.*got 'shop'"):
+        Feature("price", "number", at="shop")
 
 
 def test_a_feature_for_both_places_has_two_columns():
@@ -141,8 +141,8 @@ def test_a_feature_for_both_places_has_two_columns():
 
 
 def test_features_of_time_read_the_timestamps_and_others_their_own_column():
-    columns = {kind: Feature("name", kind).column for kind in KINDS}
-    assert columns == {"category": "name", "number": "name"} | dict.fromkeys(
+    columns = {kind: Feature("name", kind, at=KINDS[kind].at[0]).column for kind in KINDS}
+    assert columns == dict.fromkeys(("category", "number", "bag", "vector"), "name") | dict.fromkeys(
         ("time_gap", "hour", "weekday", "month"), "timestamps"
     )
 

@@ -73,7 +73,7 @@ def test_a_grown_model_is_saved_opened_and_trained_further(tmp_path):
     log = [(f"u{user}", item, time) for user in range(30) for time, item in enumerate(ORDER)]
     table = pa.table(dict(zip(("user_id", "item_id", "timestamp"), zip(*log, strict=True), strict=True)))
     tokenized = tokenize_splits(leave_one_out(build_sequences(table)), tokenizer)
-    fit(loaded, tokenizer, tokenized, steps(tmp_path / "run", 40))
+    fit(loaded, tokenizer, tokenized, steps(tmp_path / "run", 60, load_best_model_at_end=False))
     recommend = RecommendationPipeline(loaded, tokenizer)
     assert [entry["item_id"] for entry in recommend(["sku-001", "sku-002", NEW[0]], top_k=1)] == [NEW[1]]
 

@@ -78,7 +78,7 @@ def test_a_run_that_is_resumed_after_any_step_ends_with_the_same_weights(tmp_pat
     splits = shop_splits(num_users=60)
     options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 7, "save_steps": 1}
     options |= {"save_total_limit": None, "eval_steps": 3, "dataloader_num_workers": workers}
-    options |= {"load_best_model_at_end": False}
+    options |= {"load_best_model_at_end": False, "eval_strategy": "steps", "save_strategy": "steps"}
 
     def end(folder: str, checkpoint=None) -> dict[str, torch.Tensor]:
         set_seed(0)
@@ -137,7 +137,7 @@ def test_a_loss_in_place_of_the_models_is_refused(recommender, tmp_path, given):
     changes = {name: value for name, value in given.items() if name == "label_smoothing_factor"}
     others = {name: value for name, value in given.items() if name not in changes}
     with pytest.raises(ValueError, match=f"'{next(iter(given))}'"):
-        RecommendationTrainer(recommender[0], arguments(tmp_path, **changes), **others)
+        RecommendationTrainer(recommender[0], arguments(tmp_path, eval_strategy="no", **changes), **others)
 
 
 def test_a_stock_trainer_computes_other_losses_at_the_right_positions(recommender, tmp_path):
@@ -149,7 +149,7 @@ def test_a_stock_trainer_computes_other_losses_at_the_right_positions(recommende
     def loss(**given) -> torch.Tensor:
         torch.manual_seed(0)
         changes = {"label_smoothing_factor": given.pop("label_smoothing_factor", 0.0)}
-        trainer = Trainer(model, arguments(tmp_path, **changes), data_collator=collate, **given)
+        trainer = Trainer(model, arguments(tmp_path, eval_strategy="no", **changes), data_collator=collate, **given)
         return trainer.compute_loss(model.eval(), dict(batch), num_items_in_batch=count)
 
     plain = loss()
