@@ -67,11 +67,18 @@ class ItemTable(nn.Module):
 
     def fold(self) -> torch.Tensor:
         """[`all_items`] for evaluation, computed once for the present weights."""
+        if torch.compiler.is_compiling():
+            return self.id_embeddings.weight + self.content()
         tensors = [*self.parameters(), *self.buffers()]
         state = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
         if self.folded[0] != state:
             self.folded = state, self.id_embeddings.weight + self.content()
         return self.folded[1]
+
+    def drop_content(self) -> None:
+        """Make the vectors of the ids those of the whole items."""
+        self.id_embeddings.weight.data = self.fold()
+        self.content = None
 
 
 class ItemContent(nn.Module):

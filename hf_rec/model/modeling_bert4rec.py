@@ -5,6 +5,7 @@ are computed only at the positions that need them. With `config.is_decoder` a po
 ones, as in SASRec ([Kang and McAuley, 2018](https://arxiv.org/abs/1808.09781)).
 """
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import wraps
@@ -373,6 +374,16 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
             if table.content is not None:
                 table.content.resize(self.config.vocab_size)
         return embeddings
+
+    @torch.no_grad()
+    def fold_items(self):
+        """A copy of the model that gives the same scores from a plain table of items, for serving."""
+        folded = copy.deepcopy(self).eval()
+        if self.config.item_features:
+            for table in folded.tables:
+                table.drop_content()
+            folded.config.item_features = []
+        return folded
 
     def store_items(self, ids: torch.Tensor, values: Mapping[str, Sequence], fit: bool = False) -> None:
         """Keep the content of some items; see [`ItemContent.store`]."""

@@ -111,7 +111,7 @@ def export_recommender(
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     config = Bert4RecConfig.from_pretrained(model_name_or_path)
     model = recommender_class(config).from_pretrained(model_name_or_path, dtype=torch.float32)
-    graph = RankingGraph(model, min(top_k, model.config.vocab_size)).eval()
+    graph = RankingGraph(model.fold_items(), min(top_k, model.config.vocab_size)).eval()
     inputs = example_inputs(config)
     axes = dynamic_axes(config, inputs)
     onnx = exporters()

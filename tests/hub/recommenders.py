@@ -23,6 +23,7 @@ FEATURES = [
     Feature("country", "category", at="both", values=["at", "fr"]),
     Feature("time_gap", "time_gap", at="request"),
 ]
+BRAND = Feature("brand", "category", at="item", values=["acme", "oak"])
 PACKAGE = Path(hf_rec.__file__).parent
 CODE = sorted(file.name for file in (PACKAGE / "model").glob("*.py") if file.name != "__init__.py")
 FILES = sorted([*CODE, "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"])

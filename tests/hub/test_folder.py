@@ -15,6 +15,7 @@ import torch
 import without_package
 from huggingface_hub import ModelCard
 from recommenders import (
+    BRAND,
     CODE,
     FACTS,
     FEATURES,
@@ -77,7 +78,9 @@ def saved(recommender, tmp_path_factory) -> dict[str, Path]:
     card = model_card("shop", "a shop log", RESULTS, FACTS, repo=str(root / "recommender"))
     save_recommender(root / "recommender", model, tokenizer, card)
     pipeline("recommendation", model=model, tokenizer=tokenizer).save_pretrained(root / "pipeline")
-    save_recommender(root / "causal", *make_recommender(is_decoder=True, features=FEATURES, use_repeat_bias=True))
+    causal = make_recommender(is_decoder=True, features=FEATURES, item_features=[BRAND], use_repeat_bias=True)
+    causal[0].store_items(torch.tensor([4, 6, 9]), {"brand": ["acme", "oak", "acme"]})
+    save_recommender(root / "causal", *causal)
     return {way: root / way for way in ("model", "recommender", "pipeline", "causal")}
 
 

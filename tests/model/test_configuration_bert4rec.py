@@ -63,7 +63,7 @@ def test_a_repeat_bias_with_sampled_negatives_is_an_error():
 def test_every_field_is_read_by_the_code_of_the_model():
     code = "".join(path.read_text() for path in Path(hf_rec.model.__file__).parent.glob("*.py"))
     unread = {name for name in OWN_FIELDS if f"config.{name}" not in code}
-    # Properties read `unk_token_id` and `removed_ids`, and `from_dict` reads `format_version` before there is a config.
+    # Properties read `unk_token_id` and `removed_ids`; `from_dict` reads `format_version` before there is a config.
     assert "config.special_token_ids" in code and "config.unavailable_ids" in code
     assert unread == {"unk_token_id", "removed_ids", "format_version"}
 

@@ -242,3 +242,29 @@ def test_an_export_is_shown_by_its_folder_and_survives_pickling(export):
     assert repr(opened) == f"OnnxRecommendationPipeline.from_pretrained({str(export('decoder') / 'exported')!r})"
     copied = pickle.loads(pickle.dumps(opened))
     assert copied(HISTORIES) == opened(HISTORIES)
+
+
+def test_content_is_folded_and_removed_items_stay_out(tmp_path):
+    torch.manual_seed(0)
+    tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
+    brand = Feature("brand", "category", at="item", values=["a", "b"])
+    content = [brand, Feature("text", "vector", at="item", width=3, components=2)]
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "max_position_embeddings": 8, "initializer_range": 0.5}
+    config = Bert4RecConfig(vocab_size=23, item_features=content, removed_ids=[5, 9], is_decoder=True, **sizes)
+    model = recommender_class(config)(config)
+    values = {"brand": ["a", "b", None, "a"] * 5, "text": torch.randn(20, 3).tolist()}
+    model.store_items(torch.arange(3, 23), values, fit=True)
+    save_recommender(tmp_path / "saved", model, tokenizer)
+    export_recommender(tmp_path / "saved", tmp_path / "exported")
+    recommend = pipeline("recommendation", model=tmp_path / "saved")
+    fast = OnnxRecommendationPipeline.from_pretrained(tmp_path / "exported", intra_op_num_threads=1)
+    assert_same(fast(HISTORIES, top_k=20), recommend(HISTORIES, top_k=20))
+    assert not {"item-2", "item-6"}.intersection(
+        entry["item_id"] for row in fast(HISTORIES, top_k=20) for entry in row
+    )
+    assert len(recommend([[]], top_k=20)[0]) == 18
+    folded = model.fold_items()
+    with torch.no_grad():
+        ids = torch.tensor([[5, 4, 7]])
+        torch.testing.assert_close(folded(ids).logits, model.eval()(ids).logits)
+    assert folded.items.content is None and not folded.config.item_features and model.config.item_features
