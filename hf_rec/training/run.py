@@ -77,6 +77,9 @@ def train_recommender(
     check_processes(args)
     name = model_name(args)
     folder = RunFolder(args.output_dir, Bert4RecConfig.model_type, args.overwrite_output_dir)
+    removed = list(removed)
+    if removed and not model_name_or_path:
+        raise ValueError(f"removed items {removed[:3]} are an option of a saved model (--remove_items)")
     whole, new_items = splits, []
     if hold_out:
         splits, new_items = hold_out_items(splits, hold_out)

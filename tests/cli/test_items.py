@@ -1,0 +1,103 @@
+"""Items with content, from the command line to the list."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from runs import country_log
+from transformers import pipeline
+
+from hf_rec import Bert4RecConfig, ItemTokenizer
+from hf_rec.cli.main import main
+
+TINY = ["--max_length", 8, "--hidden_size", 16, "--max_steps", 6, "--use_cpu", "--disable_tqdm", "true"]
+TINY += ["--gradient_accumulation_steps", 1, "--per_device_train_batch_size", 64]
+ITEMS = [f"{country}-{number}" for country in range(9) for number in range(5)]
+
+
+def run(*arguments: object) -> None:
+    main([*map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder with a log of 8 countries, the items of 9, and a model that reads their content."""
+    folder = tmp_path_factory.mktemp("shop")
+    pyarrow.parquet.write_table(country_log(num_users=60), folder / "log.parquet")
+    country = [item.split("-")[0] for item in ITEMS]
+    items = pa.table({"item_id": ITEMS, "country": country, "size": [float(item[-1]) for item in ITEMS]})
+    pyarrow.parquet.write_table(items, folder / "items.parquet")
+    content = ["--items_file", folder / "items.parquet", "--item_columns", "country", "size"]
+    run("train", "--train_file", folder / "log.parquet", "--output_dir", folder / "model", *content, *TINY)
+    return folder
+
+
+def known(folder) -> set[str]:
+    return {*ItemTokenizer.from_pretrained(folder).get_vocab()}
+
+
+def test_a_model_of_the_command_reads_the_columns_that_were_named(shop):
+    config = Bert4RecConfig.from_pretrained(shop / "model")
+    assert [(feature.name, feature.kind) for feature in config.item_features] == [
+        ("country", "category"),
+        ("size", "number"),
+    ]
+    assert len(config.item_features[0].values) == 8  # those of the log
+
+
+def test_items_are_added_and_removed_by_a_command(shop, tmp_path, capsys):
+    options = ["--items_file", shop / "items.parquet", "--remove_items", "0-1", "0-2"]
+    run("add-items", "--model_name_or_path", shop / "model", "--output_dir", tmp_path / "grown", *options)
+    assert "added 5 items, removed 2" in capsys.readouterr().out
+    assert known(tmp_path / "grown") - known(shop / "model") == {f"8-{number}" for number in range(5)}
+    before = pipeline("recommendation", model=shop / "model")(["1-1"], top_k=50)
+    after = pipeline("recommendation", model=tmp_path / "grown")(["1-1", "8-0"], top_k=50)
+    assert {entry["item_id"] for entry in after} == {*ITEMS} - {"1-1", "8-0", "0-1", "0-2"}
+    after = pipeline("recommendation", model=tmp_path / "grown")(["1-1"], top_k=50)
+    scores = {entry["item_id"]: entry["score"] for entry in after}
+    for entry in before:
+        if entry["item_id"] not in ("0-1", "0-2"):
+            assert scores[entry["item_id"]] == pytest.approx(entry["score"], abs=1e-6)
+
+
+def test_a_new_log_adds_its_items_and_trains_further(shop, tmp_path):
+    rows = country_log(num_users=20).to_pylist()
+    rows += [{"user_id": "new", "item_id": f"8-{time}", "timestamp": time} for time in range(4)]
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "newer.parquet")
+    options = ["--train_file", tmp_path / "newer.parquet", "--model_name_or_path", shop / "model", *TINY[4:]]
+    with pytest.raises(SystemExit, match=r"4 items are new.*'8-\d'.*\['country', 'size'\]"):
+        run("train", *options, "--output_dir", tmp_path / "model")
+    more = ["--items_file", shop / "items.parquet", "--remove_items", "0-0"]
+    run("train", *options, "--output_dir", tmp_path / "model", *more)
+    assert known(tmp_path / "model") - known(shop / "model") == {"8-0", "8-1", "8-2", "8-3"}
+    recommended = pipeline("recommendation", model=tmp_path / "model")(["8-0"], top_k=50)
+    assert "0-0" not in {entry["item_id"] for entry in recommended}
+
+
+def test_held_out_items_have_metrics_of_their_own(shop, tmp_path):
+    content = ["--items_file", shop / "items.parquet", "--item_columns", "country", "--hold_out_items", 0.2]
+    run("train", "--train_file", shop / "log.parquet", "--output_dir", tmp_path / "model", *content, *TINY)
+    results = json.loads((tmp_path / "model" / "all_results.json").read_text())
+    names = {name for name in results if "cold_hr@10" in name}
+    assert names == {
+        f"{prefix}_cold_hr@10" for prefix in ("test", "random", "popularity", "last-item Markov", "content_nearest")
+    }
+    assert results["test_cold_targets"] + results["test_warm_targets"] == 60 and results["test_cold_targets"] > 0
+    assert known(tmp_path / "model") == known(shop / "model")
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--item_columns", "country"], "items.*item_columns"),
+        (["--items_file", "ITEMS", "--item_columns", "brand"], r"no column \['brand'\]"),
+        (["--items_file", "ITEMS", "--item_columns", "country:hour"], "'country'.*hour"),
+        (["--hold_out_items", "1.5"], "got 1.5"),
+        (["--remove_items", "0-0"], "remove_items|removed"),
+    ],
+)
+def test_wrong_options_are_errors_that_name_them(shop, tmp_path, options, named):
+    options = [shop / "items.parquet" if option == "ITEMS" else option for option in options]
+    with pytest.raises(SystemExit, match=named):
+        run("train", "--train_file", shop / "log.parquet", "--output_dir", tmp_path / "model", *options, *TINY)
