@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """How well items that training has not seen are recommended, with and without their content, beside the baselines.
 
-Runs `hf-rec train --hold_out_items` for each seed, with the content of the items and by their ids alone, and prints the
-accuracy for the held-out items (cold) and for the others (warm). A run that is finished is not repeated.
+Runs `hf-rec train --hold_out_items` for each seed, with the content of the items and by their ids alone, and prints
+the accuracy for the held-out items (cold) and for the others (warm). A run that is finished is not repeated.
 """
 
 import argparse
