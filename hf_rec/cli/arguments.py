@@ -91,15 +91,11 @@ class DataArguments(LogArguments):
             "help": "Hold out each user's last two items, or all that comes after a point in time.",
         },
     )
-    items_file: list[str] | None = field(
-        default=None,
-        metadata={"help": "A table with one row for each item, its id in --item_column; files as for --train_file."},
-    )
     hold_out_items: float = field(
         default=0.0,
         metadata={
-            "help": "Share of the items, the newest ones, that are left out of training and added afterwards, to "
-            "measure how well new items are recommended."
+            "help": "Share of the items, the newest ones, that are left out of training and added afterwards; results "
+            "are also given for them (cold) and for the others (warm)."
         },
     )
     include_seen: bool | None = field(
@@ -162,10 +158,6 @@ class DataArguments(LogArguments):
         counts = {"min_user_count": self.min_user_count, "min_item_count": self.min_item_count}
         known = PRESETS[self.dataset_name]["build"] if self.dataset_name in PRESETS else {}
         return known | {name: count for name, count in counts.items() if count is not None}
-
-    def open_items(self) -> TableFiles | None:
-        """The table of items, if it was given."""
-        return self.open_files(self.items_file) if self.items_file else None
 
     def open_log(self) -> TableFiles | Dataset:
         """The log that was given."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from ..hub.card import results_table
+from ..hub.card import results_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..training.run import evaluate_recommender
 from .arguments import DataArguments, feature_columns
@@ -32,8 +32,9 @@ def main(arguments: list[str] | None = None) -> None:
         data.load_splits(feature_columns(config.features)),
         exclude_seen=data.exclude_seen,
         batch_size=evaluation.batch_size,
+        hold_out=data.hold_out_items,
     )
-    print(f"\nTest metrics on {data.title}, {data.split_name}, full ranking:\n\n{results_table(results)}")
+    print(f"\nTest metrics on {data.title}, {data.split_name}, full ranking:\n\n{results_tables(results)}")
     if evaluation.output_file:
         evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 

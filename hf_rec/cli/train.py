@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from ..data.encode import split_name
-from ..hub.card import results_table
+from ..hub.card import results_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..training.arguments import RecommendationTrainingArguments
 from ..training.report import Origin
@@ -52,6 +52,10 @@ class ModelArguments:
             "help": "Columns that a new model reads and that are known before an item, as the country; and time_gap, "
             "hour, weekday and month, which are computed from the times."
         },
+    )
+    items_file: list[str] | None = field(
+        default=None,
+        metadata={"help": "A table with one row for each item, its id in --item_column; files as for --train_file."},
     )
     item_columns: list[str] | None = field(
         default=None,
@@ -142,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
         config=model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
         event_columns=model.event_columns or (),
         request_columns=model.request_columns or (),
-        items=data.open_items(),
+        items=data.open_files(model.items_file) if model.items_file else None,
         item_columns=model.item_columns or (),
         item_column=data.item_column,
         removed=model.remove_items or (),
@@ -156,7 +160,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if results:
         print(
-            f"\nTest metrics, full ranking:\n\n{results_table(results)}\n\nModel, card and results: {args.output_dir}"
+            f"\nTest metrics, full ranking:\n\n{results_tables(results)}\n\nModel, card and results: {args.output_dir}"
         )
 
 

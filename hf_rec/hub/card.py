@@ -11,6 +11,7 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 
 MARKUP = re.compile(r"([\\`*|\[\]])")
 CARD_METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "overlap@10", "novelty@10", "popularity@10")
+COLD_METRICS = ("cold_ndcg@10", "cold_hr@10", "warm_ndcg@10", "warm_hr@10")
 
 BERT4REC = """```bibtex
 @inproceedings{sun2019bert4rec,
@@ -45,6 +46,14 @@ def results_table(results: Mapping[str, Mapping[str, float]], metrics: tuple[str
     ]
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def results_tables(results: Mapping[str, Mapping[str, float]]) -> str:
+    """[`results_table`] and, where items were held out, one of the accuracy for them and for the others."""
+    tables = [results_table(results)]
+    if all(name in row for row in results.values() for name in COLD_METRICS):
+        tables.append(results_table(results, COLD_METRICS))
+    return "\n\n".join(tables)
 
 
 def describe(config: Bert4RecConfig, num_parameters: int) -> dict[str, str]:
@@ -110,11 +119,11 @@ def model_card(
             name=plain_text(name),
             dataset=plain_text(dataset),
             repo=repo or name,
-            table=results_table(results),
+            table=results_tables(results),
             **facts,
         ),
         ignore_metadata_errors=False,
     )
 
 
-__all__ = ["CARD_METRICS", "describe", "model_card", "results_table"]
+__all__ = ["CARD_METRICS", "describe", "model_card", "results_table", "results_tables"]

@@ -53,6 +53,8 @@ def add_items(
         raise ValueError(f"{ids.null_count} of {len(ids)} new item ids are missing or empty")
     vocabulary = tokenizer.get_vocab()
     new = [item for item in ids.unique().to_pylist() if item not in vocabulary]
+    if reserved := sorted({*ids.unique().to_pylist()} & {*tokenizer.all_special_tokens}):
+        raise ValueError(f"the new items {reserved} have the names of special tokens of this model; rename them")
     if not new:
         return []
     columns = [feature.name for feature in config.item_features]

@@ -145,6 +145,7 @@ def new_and_known(tokenizer: ItemTokenizer, new_items: Iterable[str]) -> dict[st
         return {}
     cold = np.zeros(len(tokenizer), dtype=bool)
     cold[tokenizer.convert_tokens_to_ids(list(new_items))] = True
+    cold[tokenizer.all_special_ids] = False  # of items that the model does not know
     return {"cold": cold, "warm": ~cold}
 
 
@@ -185,19 +186,31 @@ def named_results(flat: Mapping[str, float], model_name: str) -> dict[str, dict[
 
 
 def evaluate_recommender(
-    model_name_or_path: str, splits: DatasetDict, exclude_seen: bool | None = None, batch_size: int = 0
+    model_name_or_path: str,
+    splits: DatasetDict,
+    exclude_seen: bool | None = None,
+    batch_size: int = 0,
+    hold_out: float = 0.0,
 ) -> dict[str, dict[str, float]]:
     """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them.
 
     Args:
         exclude_seen: Whether items of the history are left out; None for the model's own setting.
         batch_size: Histories that are ranked together; 0 chooses by the size of the catalogue.
+        hold_out: Share of the items that training left out, as for [`train_recommender`].
     """
+    new_items = []
+    if hold_out:
+        left, new_items = hold_out_items(splits, hold_out)
+        splits = DatasetDict(splits | {"train": left["train"]})
     config = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
     model, tokenizer = load_model(model_name_or_path, config)
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
-    baselines = evaluate_baselines(tokenized, model.config, ranking_metrics(tokenized["train"], model.config))
-    return baselines | {Path(model_name_or_path).name: evaluate(model, tokenized, batch_size=batch_size)}
+    groups = new_and_known(tokenizer, new_items)
+    metrics = ranking_metrics(tokenized["train"], model.config, groups)
+    results = evaluate_baselines(tokenized, model.config, metrics, baselines=baselines_for(model, new_items))
+    name = Path(model_name_or_path).name
+    return results | {name: evaluate(model, tokenized, batch_size=batch_size, groups=groups)}
 
 
 __all__ = ["evaluate_recommender", "train_recommender"]

@@ -85,6 +85,14 @@ def test_held_out_items_have_metrics_of_their_own(shop, tmp_path):
     }
     assert results["test_cold_targets"] + results["test_warm_targets"] == 60 and results["test_cold_targets"] > 0
     assert known(tmp_path / "model") == known(shop / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "cold_hr@10" in card and "| content_nearest " in card
+    options = ["--train_file", shop / "log.parquet", "--hold_out_items", 0.2, "--output_file", tmp_path / "again.json"]
+    run("evaluate", "--model_name_or_path", tmp_path / "model", *options)
+    again = json.loads((tmp_path / "again.json").read_text())
+    for name in ("cold_hr@10", "warm_ndcg@10", "cold_targets"):
+        assert again["model"][name] == pytest.approx(results[f"test_{name}"])
+        assert again["content_nearest"][name] == pytest.approx(results[f"content_nearest_{name}"])
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_a_grown_model_is_saved_opened_and_trained_further(tmp_path):
         ({"start": "luck"}, r"\('content', 'similar', 'mean'\), got 'luck'"),
         ({"items": None}, r"\['brand', 'text'\]"),
         ({"item_ids": ["a", None]}, "1 of 2 new item ids are missing"),
+        ({"item_ids": ["a", "[MASK]"]}, r"\['\[MASK\]'\].*special tokens"),
         ({"items": ITEMS.drop_columns("brand")}, r"no column \['brand'\]"),
     ],
 )
