@@ -357,3 +357,14 @@ def test_a_saved_model_opens_through_the_auto_classes(model, tmp_path):
     encoder = AutoModel.from_pretrained(tmp_path)
     assert type(encoder) is Bert4RecModel
     assert torch.equal(encoder(inputs).last_hidden_state, model.model(inputs).last_hidden_state)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+@torch.no_grad()
+def test_tuples_and_dynamic_quantization_work_as_for_any_model(recommender):
+    ids = torch.tensor([[3, 4, 5]])
+    logits = recommender(ids).logits
+    assert torch.equal(recommender(ids, return_dict=False)[0], logits)
+    quantized = torch.ao.quantization.quantize_dynamic(recommender, {torch.nn.Linear})
+    assert "quantized" in type(quantized.model.layers[0].mlp.up).__module__
+    assert (quantized(ids).logits - logits).abs().max() < 0.1 * logits.std()
