@@ -61,7 +61,8 @@ def random_order(seed: int = 0) -> Callable[[Dataset, int], Scorer]:
 def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
     """Scores items by how similar their content is to that of the history, without any training.
 
-    The similarity is the sum, over categories and vectors, of the cosine between an item and the mean of the history.
+    The similarity is the product of an item's categories with the mean of those of the history, plus that of their
+    vectors of length 1. Equal similarities are in a random order.
     """
     codes = content.codes.long()
     rows, columns = codes.nonzero(as_tuple=True)
@@ -69,6 +70,7 @@ def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
     size = (len(codes), content.embeddings.num_embeddings if content.embeddings is not None else 1)
     categories = torch.sparse_coo_tensor(torch.stack([rows, codes[rows, columns]]), weights, size).to_sparse_csr()
     vectors = torch.nn.functional.normalize(content.vectors, dim=-1)
+    order = 1e-5 * torch.rand(len(codes), generator=torch.Generator().manual_seed(0))
 
     def score(histories: Sequence[Sequence[int]]) -> torch.Tensor:
         lengths = [max(len(history), 1) for history in histories]
@@ -77,7 +79,7 @@ def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
         shares = torch.tensor([1 / lengths[row] for row in places.tolist()])
         means = torch.sparse_coo_tensor(torch.stack([places, items]), shares, (len(histories), len(codes)))
         profile = torch.sparse.mm(means.to_sparse_csr(), categories).to_dense()
-        return (categories @ profile.T).T + means.to_dense() @ vectors @ vectors.T
+        return (categories @ profile.T).T + means.to_dense() @ vectors @ vectors.T + order
 
     return lambda _train, _vocab_size: score
 

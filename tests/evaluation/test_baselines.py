@@ -1,8 +1,17 @@
 import pytest
+import torch
+from conftest import small_model
 from datasets import Dataset
 
-from hf_rec import Bert4RecConfig, RankingMetrics
-from hf_rec.evaluation.baselines import BASELINES, evaluate_scorer, last_item_markov, popularity
+from hf_rec import Bert4RecConfig, Feature, RankingMetrics
+from hf_rec.evaluation.baselines import (
+    BASELINES,
+    content_nearest,
+    evaluate_scorer,
+    last_item_markov,
+    popularity,
+    random_order,
+)
 from hf_rec.evaluation.metrics import item_counts
 
 TRAIN = Dataset.from_dict({"input_ids": [[3, 4, 5], [4, 5, 4, 6], [3]]})
@@ -59,3 +68,36 @@ def test_the_scores_of_a_scorer_stay_as_they_are():
     score = popularity(TRAIN, 23)
     evaluate_scorer(score, test, CONFIG, metrics)
     assert score([[3]]).tolist() == [item_counts(TRAIN, 23).tolist()]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_the_nearest_content_is_that_of_a_slow_way():
+    features = [
+        Feature("brand", "category", at="item", values=["a", "b"]),
+        Feature("tags", "bag", at="item", values=["x", "y", "z"], width=3),
+        Feature("text", "vector", at="item", width=3, components=2),
+    ]
+    model = small_model(9, is_decoder=True, item_features=features)
+    brands, tags = ["a", "b", "a", None, "b", "a"], [["x"], ["x", "y"], [], ["z", "y"], None, ["x", "y", "z"]]
+    texts = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).tolist()
+    model.store_items(torch.arange(3, 9), {"brand": brands, "tags": tags, "text": texts}, fit=True)
+    vectors = torch.nn.functional.normalize(model.items.content.vectors, dim=-1)
+
+    def similarity(one: int, other: int) -> float:
+        same_brand = brands[one] is not None and brands[one] == brands[other]
+        shared = {*(tags[one] or ())} & {*(tags[other] or ())}
+        share = len(shared) / (len(tags[one] or "-") * len(tags[other] or "-")) ** 0.5
+        return same_brand + share + float(vectors[3 + one] @ vectors[3 + other])
+
+    histories = [[3, 4], [8], [6, 3, 5]]
+    found = content_nearest(model.items.content)(None, 9)(histories)
+    for history, scores in zip(histories, found, strict=True):
+        for item in range(6):
+            expected = sum(similarity(read - 3, item) for read in history) / len(history)
+            assert scores[3 + item].item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_random_order_is_another_one_for_each_history_and_repeats_with_its_seed():
+    scores = random_order(3)(None, 50)([[3], [3]])
+    assert scores.shape == (2, 50) and not torch.equal(scores[0], scores[1])
+    assert torch.equal(random_order(3)(None, 50)([[3], [3]]), scores)
