@@ -26,8 +26,10 @@ from peers import PEERS, missing
 from tqdm.auto import tqdm
 from transformers import BertConfig, BertForMaskedLM, DataCollatorForLanguageModeling, Trainer, TrainerCallback
 
+from hf_rec import ItemTokenizer
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.training import RecommendationTrainingArguments, create_model, make_trainer
+from hf_rec.training.create import all_items
 
 MASK_PROBABILITY = 0.2
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
@@ -58,7 +60,7 @@ class PaddedCollator(DataCollatorForLanguageModeling):
 
 def plain_trainer(splits, options: argparse.Namespace, args: RecommendationTrainingArguments) -> Trainer:
     """What a user of Transformers would write by hand."""
-    _, tokenizer = create_model(splits, SIZES, options.max_length)
+    tokenizer = ItemTokenizer.from_items(all_items(splits), max_length=options.max_length)
     sizes = SIZES | {"vocab_size": len(tokenizer), "max_position_embeddings": options.max_length}
     model = BertForMaskedLM(BertConfig(**sizes, hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.2))
     args.train_sampling_strategy, args.gradient_accumulation_steps = "random", 1

@@ -12,8 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hf_rec.evaluation.baselines import NAMES
+
 METRICS = ("cold_ndcg@10", "cold_hr@10", "warm_ndcg@10", "warm_hr@10")
-BASELINES = ("random", "popularity", "last-item Markov", "content_nearest")
 
 
 def train(name: str, options: argparse.Namespace, others: list[str], content: list[str], seed: int) -> dict:
@@ -55,7 +56,7 @@ def main() -> None:
     runs = {
         name: [train(name, options, others, extra, seed) for seed in options.seeds] for name, extra in kinds.items()
     }
-    rows = {name: ("content", name) for name in BASELINES}
+    rows = {name: ("content", name) for name in NAMES}
     rows |= {"ids alone": ("ids", "test"), f"with {', '.join(options.item_columns)}": ("content", "test")}
     first = runs["content"][0]
     print(

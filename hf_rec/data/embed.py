@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +14,6 @@ import pyarrow.parquet
 import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
-
-from .columns import as_array
 
 logger = logging.get_logger(__name__)
 
@@ -57,7 +55,8 @@ def embed(values: Sequence, encode: Encoder, folder: Path, identity: dict[str, A
         file = folder / f"part-{number:06}.npy"
         if not file.is_file():
             given = [distinct[key] for key in order[start : start + PART]]
-            write_part(file, np.concatenate([*encode_batches(given, encode, batch_size)]))
+            part = np.concatenate([*encode_batches(given, encode, batch_size)])
+            write_whole(file, lambda stream, part=part: np.save(stream, part, allow_pickle=False))
         vectors.append(np.load(file, allow_pickle=False))
     vectors = np.concatenate(vectors).astype(np.float32)
     if not np.isfinite(vectors).all():
@@ -85,7 +84,7 @@ def open_parts(folder: Path, identity: dict[str, Any]) -> None:
             return
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    file.write_text(json.dumps(identity), encoding="utf-8")
+    write_whole(file, lambda stream: stream.write(json.dumps(identity).encode()))
 
 
 def encode_batches(values: list, encode: Encoder, batch_size: int) -> Iterator[np.ndarray]:
@@ -93,11 +92,11 @@ def encode_batches(values: list, encode: Encoder, batch_size: int) -> Iterator[n
         yield np.asarray(encode(values[start : start + batch_size]), dtype=np.float32)
 
 
-def write_part(file: Path, vectors: np.ndarray) -> None:
-    """Write a part as a whole or not at all."""
-    staging = file.with_suffix(".tmp")
+def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file as a whole or not at all."""
+    staging = file.with_name(f".{file.name}.tmp")
     with staging.open("wb") as stream:
-        np.save(stream, vectors, allow_pickle=False)
+        write(stream)
     staging.replace(file)
 
 
@@ -183,9 +182,8 @@ ENCODERS = {"text": text_encoder, "image": image_encoder, "audio": audio_encoder
 
 def add_vectors(table: pa.Table, name: str, vectors: pa.Array, file: Path) -> None:
     """Write the table with a column of vectors, as a whole or not at all."""
-    staging = file.with_name(f".{file.name}.tmp")
-    pyarrow.parquet.write_table(table.append_column(name, as_array(vectors)), staging)
-    staging.replace(file)
+    table = table.append_column(name, vectors)
+    write_whole(file, lambda stream: pyarrow.parquet.write_table(table, stream))
 
 
 __all__ = ["ENCODERS", "add_vectors", "embed", "join_texts"]

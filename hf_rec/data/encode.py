@@ -42,8 +42,7 @@ def name_features(
         elif name not in sequences.column_names:
             raise ValueError(f"no column {name!r} in the sequences, which have {sequences.column_names}")
         elif not kind:
-            fractions = pa.types.is_floating(as_array(sequences[name]).flatten().type)
-            kind = "number" if fractions else "category"
+            kind = kind_of_type(as_array(sequences[name]).flatten().type)
         features.append(Feature(name, kind, at))
     return features
 
@@ -57,6 +56,13 @@ def split_name(column: str) -> tuple[str, str | None]:
     """
     name, _, kind = column.rpartition(":")
     return (name, kind) if name and kind in KINDS else (column, None)
+
+
+def kind_of_type(type_: pa.DataType) -> str:
+    """The kind of a column whose kind is not given."""
+    if is_list(type_):
+        return "vector" if pa.types.is_floating(type_.value_type) else "bag"
+    return "number" if pa.types.is_floating(type_) else "category"
 
 
 def fit_features(features: Sequence[Feature], train: Dataset) -> list[Feature]:

@@ -1,20 +1,18 @@
 """From a table of items to the content that a model knows of them."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..model.features import KINDS, Feature, fit
-from .columns import as_array, id_strings, is_list, is_string
-from .encode import numbers_of, split_name
+from ..model.features import Feature, fit
+from .columns import as_array, id_strings, is_string
+from .encode import kind_of_type, numbers_of, split_name
 from .files import TableFiles, is_path
 from .sequences import report
 from .sources import as_table, column_names
 
-ITEM_KINDS = sorted(kind for kind in KINDS if "item" in KINDS[kind].at)
 SEPARATORS = ("|", ";", ",")  # of several categories in one text
 
 
@@ -64,12 +62,6 @@ def name_item_features(items: pa.Table, columns: Iterable[str]) -> list[Feature]
     return features
 
 
-def kind_of_type(type_: pa.DataType) -> str:
-    if is_list(type_):
-        return "vector" if pa.types.is_floating(type_.value_type) else "bag"
-    return "number" if pa.types.is_floating(type_) else "category"
-
-
 def fit_item_features(features: Sequence[Feature], items: pa.Table, known: np.ndarray) -> list[Feature]:
     """The features with the categories and bins of the items that training has.
 
@@ -104,8 +96,7 @@ def split_bags(texts: Sequence[str | None]) -> list[list[str] | None]:
     """
     separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts if text)), "|")
     return [
-        None if text is None else [part.strip() for part in re.split(re.escape(separator), text) if part.strip()]
-        for text in texts
+        None if text is None else [part.strip() for part in text.split(separator) if part.strip()] for text in texts
     ]
 
 

@@ -148,14 +148,16 @@ def hold_out_items(splits: DatasetDict, share: float) -> tuple[DatasetDict, list
         times.append(time_numbers(as_array(splits[name]["target_time"]), "target_time"))
     items = pa.concat_arrays(histories).dictionary_encode()
     codes, times = items.indices.to_numpy(), np.concatenate(times)
-    order = np.lexsort((np.arange(len(codes)), times))
+    order = np.argsort(times, kind="stable")
     first, place = np.unique(codes[order], return_index=True)
     newest = first[np.argsort(place, kind="stable")][-max(round(share * len(first)), 1) :]
     held_out = items.dictionary.take(pa.array(newest))
     left = {name: without_items(split, held_out) for name, split in splits.items()}
     for name, split in left.items():
         report(
-            len(splits[name]) - len(split), len(splits[name]), f"rows of the {name} split, with held-out items alone"
+            len(splits[name]) - len(split),
+            len(splits[name]),
+            f"rows of the {name} split, with a held-out target or no other items",
         )
         if not len(split):
             raise ValueError(f"nothing is left of the {name} split without {len(held_out)} items; hold out fewer")

@@ -73,10 +73,10 @@ def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
     order = 1e-5 * torch.rand(len(codes), generator=torch.Generator().manual_seed(0))
 
     def score(histories: Sequence[Sequence[int]]) -> torch.Tensor:
-        lengths = [max(len(history), 1) for history in histories]
-        places = torch.tensor([row for row, history in enumerate(histories) for _ in history], dtype=torch.long)
+        lengths = torch.tensor([len(history) for history in histories])
+        places = torch.arange(len(histories)).repeat_interleave(lengths)
         items = torch.tensor([item for history in histories for item in history], dtype=torch.long)
-        shares = torch.tensor([1 / lengths[row] for row in places.tolist()])
+        shares = 1 / lengths[places]
         means = torch.sparse_coo_tensor(torch.stack([places, items]), shares, (len(histories), len(codes)))
         profile = torch.sparse.mm(means.to_sparse_csr(), categories).to_dense()
         return (categories @ profile.T).T + means.to_dense() @ vectors @ vectors.T + order

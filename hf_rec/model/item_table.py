@@ -37,11 +37,16 @@ class ItemTable(nn.Module):
     def sparse_gradients(self, sparse: bool) -> None:
         self.id_embeddings.sparse = sparse
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing is learned now, so that the vectors may be computed once."""
+        return not self.training and not torch.is_grad_enabled()
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(..., hidden_size) vectors of (...) token ids."""
         if self.content is None:
             return self.id_embeddings(ids)
-        if not self.training and not torch.is_grad_enabled():
+        if self.is_frozen:
             return nn.functional.embedding(ids, self.fold())
         return self.hide(self.id_embeddings(ids), self.content.known[ids]) + self.content(ids)
 
@@ -50,7 +55,7 @@ class ItemTable(nn.Module):
         weight = self.id_embeddings.weight
         if self.content is None:
             return weight
-        if not self.training and not torch.is_grad_enabled():
+        if self.is_frozen:
             return self.fold()
         return self.hide(weight, self.content.known) + self.content()
 

@@ -350,7 +350,7 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
     @property
     def scoring_items(self) -> ItemTable:
         """The table that scores items."""
-        return self.items if self.config.tie_word_embeddings else self.scores.items
+        return self.tables[-1]
 
     @property
     def tables(self) -> list[ItemTable]:

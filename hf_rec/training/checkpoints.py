@@ -198,6 +198,7 @@ def find_damage(checkpoint: Path) -> str | None:
         "model.safetensors": read_weights,
         "optimizer.pt": read_tensors,
         "scheduler.pt": read_tensors,
+        **{file.name: read_weights for file in checkpoint.glob("draws_*.safetensors")},
     }
     for name, read in readers.items():
         try:

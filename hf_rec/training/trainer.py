@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..compat import last_log, length_grouping
@@ -54,7 +55,8 @@ class RecommendationTrainer(Trainer):
     def _save_rng_state(self, output_dir):
         super()._save_rng_state(output_dir)
         if self.redrawer.before is not None:
-            torch.save({"before": self.redrawer.before, "after": torch.get_rng_state()}, self.draws_file(output_dir))
+            draws = {"before": self.redrawer.before, "after": torch.get_rng_state()}
+            save_file(draws, self.draws_file(output_dir))
 
     def _init_training_state(self, max_steps, steps_per_epoch, num_epochs, checkpoint, trial):
         epochs, batches = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, checkpoint, trial)
@@ -62,7 +64,7 @@ class RecommendationTrainer(Trainer):
             if hasattr(self.train_sampler, "set_epoch"):  # which accelerate does not reach in several processes
                 self.train_sampler.set_epoch(epochs)
             if self.draws_file(checkpoint).is_file():
-                self.redrawer.draws = torch.load(self.draws_file(checkpoint), weights_only=True)
+                self.redrawer.draws = load_file(self.draws_file(checkpoint))
         return epochs, batches
 
     def _load_rng_state(self, checkpoint):
@@ -73,7 +75,7 @@ class RecommendationTrainer(Trainer):
 
     def draws_file(self, checkpoint: str) -> Path:
         """Where a checkpoint has the random states of the batch that was ready when it was saved."""
-        return Path(checkpoint) / f"draws_{self.args.process_index}.pth"
+        return Path(checkpoint) / f"draws_{self.args.process_index}.safetensors"
 
     def hyperparameter_search(
         self, hp_space=None, compute_objective=None, n_trials=20, direction="maximize", **kwargs

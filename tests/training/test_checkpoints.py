@@ -103,7 +103,8 @@ def test_results_that_were_cut_by_a_crash_do_not_stop_the_next_run(finished, run
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "tokenizer.json", "config.json"]
+    "name",
+    ["model.safetensors", "optimizer.pt", "scheduler.pt", "tokenizer.json", "config.json", "draws_0.safetensors"],
 )
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(run, name, caplog):
     with RunFolder(run, "bert4rec") as folder:
