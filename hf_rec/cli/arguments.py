@@ -11,10 +11,14 @@ from ..data.files import TableFiles
 from ..data.sequences import build_sequences, read_sequences
 from ..data.sources import PRESETS, as_table, load_log
 from ..data.splits import join_splits, leave_one_out, temporal_split
+from ..data.users import join_users
 from ..model.features import Feature
 
 # Options that are valid only for a table of the user's own.
-TABLE = ("dataset_config_name", "dataset_split", "user_column", "item_column", "time_column", "time_format")
+TABLE = (
+    *("dataset_config_name", "dataset_split", "user_column", "item_column", "time_column", "time_format"),
+    "basket_column",
+)
 FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is given, alone or with "true" or "false"
 
 
@@ -34,6 +38,23 @@ class LogArguments:
     column_names: list[str] | None = field(
         default=None, metadata={"help": "Names of the columns of text files without a header."}
     )
+    filter: str | None = field(
+        default=None,
+        metadata={
+            "help": "Rows that are read, as an expression in SQL over the columns: 'Quantity > 0 and UnitPrice > 0'."
+        },
+    )
+    basket_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of the basket (order, session). Its items have no order: training shuffles them, and "
+            "leave-one-out predicts from the baskets before."
+        },
+    )
+    users_file: list[str] | None = field(
+        default=None,
+        metadata={"help": "A table with one row for each user, its id in --user_column; files as for the log."},
+    )
 
     def open_files(self, files: list[str]) -> TableFiles:
         return TableFiles(files, (self.user_column, self.item_column), self.delimiter, self.column_names)
@@ -41,17 +62,31 @@ class LogArguments:
     def load_sequences(self, log, columns: list[str], **options) -> Dataset:
         """Sequences of a log, or those that it holds already, with the columns of features.
 
+        A column that the log does not have is one of --users_file.
+
         Args:
             options: Of [`build_sequences`], beside those of the columns.
         """
-        kept = [name for name in columns if name in log.column_names or name not in DERIVED]
+        users = self.open_files(self.users_file) if self.users_file else None
+        of_users = [] if users is None else [name for name in columns if name not in log.column_names]
+        of_users = [name for name in of_users if name in users.column_names]
+        if users and not of_users:
+            raise ValueError(
+                f"--users_file was given, but the model reads none of its columns {users.column_names}; name "
+                "them with --user_columns"
+            )
+        others = [name for name in columns if name not in of_users]
+        kept = [name for name in others if name in log.column_names or name not in DERIVED]
+        options |= {name: getattr(self, name) for name in ("filter", "basket_column") if getattr(self, name)}
         if "item_ids" in log.column_names:
             if options:
                 raise ValueError(f"{sorted(options)} are options for a log, but sequences were given")
-            return read_sequences(as_table(log, {"user_id", "item_ids", "timestamps", *kept}), kept)
-        names = ("user_column", "item_column", "time_column", "time_format")
-        options = {name: getattr(self, name) for name in names} | options
-        return build_sequences(log, event_columns=kept, **options)
+            sequences = read_sequences(as_table(log, {"user_id", "item_ids", "timestamps", *kept}), kept)
+        else:
+            names = ("user_column", "item_column", "time_column", "time_format")
+            options = {name: getattr(self, name) for name in names} | options
+            sequences = build_sequences(log, event_columns=kept, **options)
+        return join_users(sequences, users, of_users, self.user_column) if of_users else sequences
 
 
 @dataclass
@@ -89,6 +124,13 @@ class DataArguments(LogArguments):
         metadata={
             "choices": ["leave-one-out", "temporal"],
             "help": "Hold out each user's last two items, or all that comes after a point in time.",
+        },
+    )
+    target_events: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Events that are predicted in validation and test, as column=value: event_type=purchase; default: "
+            "all. Histories have events of all kinds."
         },
     )
     hold_out_items: float = field(
@@ -145,12 +187,26 @@ class DataArguments(LogArguments):
         Args:
             columns: Columns of features that are kept; those that are computed from the timestamps may be missing.
         """
-        columns, options = list(columns), self.build_options
+        targets, options = self.targets, self.build_options
+        columns = list(dict.fromkeys([*columns, *(targets or ())]))
         if self.test_file:
             parts = (self.train_file, self.validation_file, self.test_file)
-            return join_splits(*(self.load_sequences(self.open_files(files), columns, **options) for files in parts))
+            sequences = [self.load_sequences(self.open_files(files), columns, **options) for files in parts]
+            return join_splits(*sequences, target_events=targets)
         sequences = self.load_sequences(self.open_log(), columns, **options)
-        return leave_one_out(sequences) if self.split == "leave-one-out" else temporal_split(sequences)
+        split = leave_one_out if self.split == "leave-one-out" else temporal_split
+        return split(sequences, target_events=targets)
+
+    @property
+    def targets(self) -> dict[str, list[str]] | None:
+        """The values of each column that make an event a target; all events if None."""
+        targets = {}
+        for target in self.target_events or ():
+            name, equals, value = target.partition("=")
+            if not equals:
+                raise ValueError(f"--target_events are column=value, such as event_type=purchase, got {target!r}")
+            targets.setdefault(name, []).append(value)
+        return targets or None
 
     @property
     def build_options(self) -> dict[str, int | str]:

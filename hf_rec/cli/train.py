@@ -53,6 +53,9 @@ class ModelArguments:
             "hour, weekday and month, which are computed from the times."
         },
     )
+    user_columns: list[str] | None = field(
+        default=None, metadata={"help": "Columns of --users_file that a new model reads, as the age group."}
+    )
     items_file: list[str] | None = field(
         default=None,
         metadata={"help": "A table with one row for each item, its id in --item_column; files as for --train_file."},
@@ -130,7 +133,12 @@ class ModelArguments:
         """Columns of the log that the model reads."""
         if self.model_name_or_path:
             return feature_columns(Bert4RecConfig.from_pretrained(self.model_name_or_path).features)
-        return [split_name(column)[0] for column in [*(self.event_columns or []), *(self.request_columns or [])]]
+        return [split_name(column)[0] for column in [*(self.event_columns or []), *self.known_before]]
+
+    @property
+    def known_before(self) -> list[str]:
+        """Columns of a new model that are known before an item."""
+        return [*(self.request_columns or []), *(self.user_columns or [])]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -139,13 +147,15 @@ def main(arguments: list[str] | None = None) -> None:
         (DataArguments, ModelArguments, RecommendationTrainingArguments), prog="hf-rec train", description=__doc__
     )
     data, model, args = parse(parser, arguments)
+    if model.user_columns and not data.users_file:
+        raise ValueError(f"--user_columns {' '.join(model.user_columns)} need --users_file")
     results = train_recommender(
         data.load_splits(model.columns()),
         args,
         model_name_or_path=model.model_name_or_path,
         config=model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
         event_columns=model.event_columns or (),
-        request_columns=model.request_columns or (),
+        request_columns=model.known_before,
         items=data.open_files(model.items_file) if model.items_file else None,
         item_columns=model.item_columns or (),
         item_column=data.item_column,

@@ -2,12 +2,14 @@
 
 from .collator import RecommendationCollator
 from .encode import fit_features, histories_of, name_features, tokenize_splits
+from .expressions import evaluate_expression, filter_table
 from .files import TableFiles, read_table
 from .items import align_items, name_item_features
 from .sequences import build_sequences, load_preset, read_sequences
 from .sources import PRESETS, load_log
 from .splits import hold_out_items, join_splits, leave_one_out, temporal_split
 from .tokenization_items import ItemTokenizer
+from .users import join_users
 
 __all__ = [
     "PRESETS",
@@ -16,10 +18,13 @@ __all__ = [
     "TableFiles",
     "align_items",
     "build_sequences",
+    "evaluate_expression",
+    "filter_table",
     "fit_features",
     "histories_of",
     "hold_out_items",
     "join_splits",
+    "join_users",
     "leave_one_out",
     "load_log",
     "load_preset",

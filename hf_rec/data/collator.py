@@ -1,8 +1,10 @@
 """Batches for the Trainer: masked items or next items for training, one request a row for evaluation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..model.configuration_bert4rec import Bert4RecConfig
@@ -21,8 +23,8 @@ class RecommendationCollator:
     row in which no item was masked by chance gets one mask. For a causal model every item but the first is predicted,
     and a tenth of the rows starts with a mask, which is the whole input of a user without a history. A history that is
     longer than the input is cut to its most recent items or, in a share of the rows, `window_probability`, to a
-    random window. A tenth of the rows gets no features, and a tenth of the other features is hidden, as they may be
-    missing in serving.
+    random window. Where rows have `basket_ids`, the items of a basket are in a random order. A tenth of the rows gets
+    no features, and a tenth of the other features is hidden, as they may be missing in serving.
 
     A row with `labels`, the id of the next item, is for evaluation and becomes what the pipeline makes of its history.
 
@@ -61,11 +63,25 @@ class RecommendationCollator:
         if "labels" in rows[0]:
             batch = build_request(self.config, histories, event_features, self.config.exclude_seen)
             return batch | {"labels": torch.tensor([[row["labels"]] for row in rows])}
+        if "basket_ids" in rows[0]:
+            baskets = [row["basket_ids"] for row in rows]
+            histories, event_features = self.shuffle_baskets(histories, event_features, baskets)
         starts = self.draw_starts([len(history) for history in histories])
         leading_masks = self.draw_leading_masks(len(rows))
         batch = build_inputs(self.config, histories, event_features, starts=starts, leading_masks=leading_masks)
         batch |= self.next_items(**batch) if self.config.is_decoder else self.mask_items(**batch)
         return self.forget(batch) if "event_features" in batch else batch
+
+    def shuffle_baskets(self, histories: list, event_features: list | None, baskets: list) -> tuple[list, list | None]:
+        """The histories with the events of each basket in a random order; times stay at their places."""
+        draws = [np.lexsort((torch.rand(len(ids)).numpy(), runs(ids))) for ids in baskets]
+        histories = [np.asarray(history)[order] for history, order in zip(histories, draws, strict=True)]
+        if event_features is not None:
+            moves = ~self.config.columns.relative
+            event_features = [np.array(codes).reshape(-1, len(moves)) for codes in event_features]
+            for codes, order in zip(event_features, draws, strict=True):
+                codes[:, moves] = codes[order][:, moves]
+        return histories, event_features
 
     def draw_starts(self, lengths: list[int]) -> list[int]:
         """The place in each history where the input begins."""
@@ -114,6 +130,16 @@ class RecommendationCollator:
         rows, some = torch.rand(len(features), 1, 1), torch.rand(features.shape)
         hidden = (rows < FORGET_PROBABILITY) | (some < FORGET_PROBABILITY)
         return batch | {"event_features": features.masked_fill(hidden, 0)}
+
+
+def runs(values: Sequence) -> np.ndarray:
+    """The number of the run of equal values that each value is in.
+
+    Example:
+        >>> runs([7, 7, 3, 7]).tolist()
+        [1, 1, 2, 3]
+    """
+    return np.cumsum(np.diff(values, prepend=values[0] - 1) != 0)
 
 
 __all__ = ["RecommendationCollator"]

@@ -192,3 +192,9 @@ def whole_times(column: pa.Array, name: str) -> np.ndarray:
     if (times != whole).any():
         logger.warning(f"column {name!r}: fractions of the times are dropped; a smaller unit would keep them")
     return whole
+
+
+def report(count: int, total: int, what: str) -> None:
+    """Log how much was left out, if anything."""
+    if count:
+        logger.warning(f"left out {count:,} of {total:,}: {what}")

@@ -7,9 +7,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
-from ..model.features import KINDS, Feature, encode, fit
-from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, whole_times
-from .sequences import report
+from ..model.features import KINDS, Feature, category_name, encode, fit
+from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, report, whole_times
 from .splits import target_column
 from .tokenization_items import ItemTokenizer
 
@@ -42,9 +41,15 @@ def name_features(
         elif name not in sequences.column_names:
             raise ValueError(f"no column {name!r} in the sequences, which have {sequences.column_names}")
         elif not kind:
-            kind = kind_of_type(as_array(sequences[name]).flatten().type)
+            kind = kind_of_type(values_of(sequences[name]).type)
         features.append(Feature(name, kind, at))
     return features
+
+
+def values_of(column) -> pa.Array:
+    """The values of a column with one for each event, or with one for each user."""
+    values = as_array(column)
+    return values.flatten() if is_list(values.type) else values
 
 
 def split_name(column: str) -> tuple[str, str | None]:
@@ -73,7 +78,7 @@ def fit_features(features: Sequence[Feature], train: Dataset) -> list[Feature]:
 def distinct(feature: Feature, train: Dataset) -> Sequence:
     if feature.kind in DERIVED:
         return ()
-    values = as_array(train[feature.column]).flatten()
+    values = values_of(train[feature.column])
     return numbers_of(values) if feature.kind == "number" else values.unique().to_pylist()
 
 
@@ -88,7 +93,8 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, features: Seq
         features: `config.features` of the model, fitted.
 
     Returns:
-        For each split `user_id`, `input_ids` (int32) and `length`; `labels` (int) for validation and test; with
+        For each split `user_id`, `input_ids` (int32) and `length`; `labels` (int) for validation and test;
+        `basket_ids` for training, if the splits have them; with
         features `event_features`: (events, columns) codes (int32) of each history, and, for validation and test, one
         more row for the request that asks for the target.
 
@@ -113,6 +119,8 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, features: Seq
             report(
                 unknown, len(split), f"{name} targets that no ranking can hit, as the model does not know the items"
             )
+        elif "basket_ids" in split.column_names:
+            columns["basket_ids"] = filter_lists(as_array(split["basket_ids"]), known)
         if features:
             columns["event_features"] = encode_events(split, features, known)
         table = pa.table(columns)
@@ -122,15 +130,19 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, features: Seq
 
 def encode_events(split: Dataset, features: Sequence[Feature], known: np.ndarray) -> pa.ListArray:
     """Lists of (columns,) codes: of each known event of a history and, where there is a target, of its request."""
-    codes, lengths = [], None
+    has_target = "target_id" in split.column_names
+    lengths = list_lengths(filter_lists(as_array(split["item_ids"]), known)) + has_target
+    codes = []
     for feature in features:
-        lists = filter_lists(as_array(split[feature.column]), known)
-        target = target_column(feature.column)
-        if target in split.column_names:
-            lists = append_to_lists(lists, as_array(split[target]))
-        lengths = list_lengths(lists)
-        column = encode_values(feature, lists.flatten(), lengths)
-        codes += [column] * (2 if feature.at == "both" else 1)
+        column = as_array(split[feature.column])
+        if is_list(column.type):
+            lists = filter_lists(column, known)
+            if has_target:
+                lists = append_to_lists(lists, as_array(split[target_column(feature.column)]))
+            values = lists.flatten()
+        else:
+            values = column.take(pa.array(np.repeat(np.arange(len(split)), lengths)))
+        codes += [encode_values(feature, values, lengths)] * (2 if feature.at == "both" else 1)
     values = pa.array(np.stack(codes, axis=1).astype(np.int32).ravel())
     return make_lists(pa.FixedSizeListArray.from_arrays(values, len(codes)), lengths)
 
@@ -144,8 +156,15 @@ def encode_values(feature: Feature, values: pa.Array, lengths: np.ndarray) -> np
     if feature.kind == "number":
         return encode(feature, numbers_of(values))
     encoded = values.dictionary_encode()
-    codes = np.append(encode(feature, encoded.dictionary.to_pylist()), 0)  # the last one for missing values
-    return codes[encoded.indices.fill_null(len(codes) - 1).to_numpy(zero_copy_only=False)]
+    names = encoded.dictionary.to_pylist()
+    codes = np.append(encode(feature, names), 0)  # the last one for missing values
+    indices = encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)
+    unknown = [place for place, name in enumerate(names) if not codes[place] and category_name(name)]
+    example = f", such as {names[unknown[0]]!r}" if unknown else ""
+    report(
+        int(np.isin(indices, unknown).sum()), len(indices), f"values of {feature.name!r} unknown to the model{example}"
+    )
+    return codes[indices]
 
 
 def numbers_of(values: pa.Array) -> np.ndarray:
@@ -167,7 +186,8 @@ def append_to_lists(lists: pa.ListArray, values: pa.Array) -> pa.ListArray:
 def histories_of(split: Dataset, features: Sequence[Feature] = ()) -> list:
     """The histories of sequences or of a split as the pipeline takes them, with all that `features` read.
 
-    The target's values are given as its request, without those that are known only with the item.
+    The target's values are given as its request, without those that are known only with the item. What is known of
+    the user is one value.
     """
     histories = split["item_ids"][:]
     if not features:

@@ -5,13 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from transformers.utils import logging
 
 from ..model.features import Feature, fit
 from .columns import as_array, id_strings, is_string
 from .encode import kind_of_type, numbers_of, split_name
 from .files import TableFiles, is_path
-from .sequences import report
 from .sources import as_table, column_names
+
+logger = logging.get_logger(__name__)
 
 SEPARATORS = ("|", ";", ",")  # of several categories in one text
 
@@ -28,22 +30,33 @@ def align_items(items, item_ids: pa.Array, columns: Iterable[str], item_column: 
         ValueError: for a missing column, and for items with several rows.
     """
     names = [split_name(column)[0] for column in columns]
-    if is_path(items):
-        items = TableFiles(items, [item_column])
-    if missing := sorted({item_column, *names} - {*column_names(items)}):
-        raise ValueError(f"no column {missing} in the table of items, which has {column_names(items)}")
-    table = as_table(items, {item_column, *names})
-    ids = id_strings(as_array(table[item_column]))
-    counts = pc.value_counts(ids.drop_null())
+    return align_rows(items, item_ids, names, item_column, "items")
+
+
+def align_rows(table, ids: pa.Array, columns: Iterable[str], key_column: str, what: str) -> pa.Table:
+    """A row for each id, null where the table has none.
+
+    Args:
+        what: The ids in the plural, for messages.
+    """
+    columns = list(columns)
+    if is_path(table):
+        table = TableFiles(table, [key_column])
+    if missing := sorted({key_column, *columns} - {*column_names(table)}):
+        raise ValueError(f"no column {missing} in the table of {what}, which has {column_names(table)}")
+    table = as_table(table, {key_column, *columns})
+    keys = id_strings(as_array(table[key_column]))
+    counts = pc.value_counts(keys.drop_null())
     several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(several):
         raise ValueError(
-            f"{len(several)} items have several rows in the table of items, such as {several[0].as_py()!r}; keep one"
+            f"{len(several)} {what} have several rows in the table of {what}, such as {several[0].as_py()!r}; keep one"
         )
-    places = pc.index_in(item_ids.cast(pa.large_string()), value_set=ids, skip_nulls=True)
-    known = len(item_ids) - item_ids.null_count
-    report(known - len(places.drop_null()), known, "items of the catalogue that the table of items does not have")
-    return pa.table({name: as_array(table[name]).take(places) for name in names})
+    places = pc.index_in(ids.cast(pa.large_string()), value_set=keys, skip_nulls=True)
+    known = len(ids) - ids.null_count
+    if missing := known - len(places.drop_null()):
+        logger.warning(f"{missing:,} of {known:,} {what} are not in the table of {what}")
+    return pa.table({name: as_array(table[name]).take(places) for name in columns})
 
 
 def name_item_features(items: pa.Table, columns: Iterable[str]) -> list[Feature]:

@@ -5,17 +5,15 @@ from collections.abc import Iterable
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from transformers.utils import logging
 
-from .columns import as_array, id_strings, list_lengths, make_lists, parse_times, time_numbers
+from .columns import as_array, id_strings, is_list, list_lengths, make_lists, parse_times, report, time_numbers
+from .expressions import columns_of, filter_table
 from .files import TableFiles, is_path
 from .sources import PRESETS, as_table, column_names, load_log
 
-logger = logging.get_logger(__name__)
-
 # Names of columns of sequences, splits and their encoding.
 RESERVED = {
-    *("user_id", "item_ids", "timestamps", "target_id", "target_time"),
+    *("user_id", "item_ids", "timestamps", "basket_ids", "target_id", "target_time", "target_basket"),
     *("input_ids", "event_features", "labels", "length", "request", "time"),
 }
 
@@ -40,6 +38,8 @@ def build_sequences(
     min_user_count: int = 1,
     min_item_count: int = 1,
     time_format: str | None = None,
+    filter: str | None = None,
+    basket_column: str | None = None,
 ) -> Dataset:
     """Histories of the users of an interaction log, each in time order; equal times keep the order of the rows.
 
@@ -56,13 +56,17 @@ def build_sequences(
         min_item_count: Fewest interactions of an item.
         time_format: How times are written as text, such as "%d/%m/%Y %H:%M"; by default one of the usual ways that
             fits all of them.
+        filter: Rows that are read, as an expression in SQL over the columns of the log, such as "Quantity > 0".
+        basket_column: Of the order or session. The rows of a user's basket get its first time and stand together.
 
     Returns:
         Columns `user_id` (string), `item_ids` (strings, oldest first), `timestamps` and a list column for each of the
-        `event_columns`; users in order of their first row.
+        `event_columns`; with `basket_column` also `basket_ids`, equal numbers for equal baskets; users in order of
+        their first row.
 
     Raises:
         FileNotFoundError: for a path that is not a file.
+        ImportError: for a filter without DuckDB.
         TypeError: for ids that are neither strings nor integers, or a time that has no order.
         ValueError: for a missing column, a missing or infinite time, or a log of which nothing is left.
     """
@@ -72,16 +76,19 @@ def build_sequences(
     names = column_names(interactions)
     time_column = time_column or next((name for name in ("timestamp", "position") if name in names), None)
     used = {user_column, item_column, time_column or "timestamp", *event_columns}
+    used |= {basket_column} if basket_column else set()
     if missing := used - set(names):
         raise ValueError(
             f"no column {sorted(missing)} in the table, which has {names}; name the columns with user_column, "
             "item_column, time_column and event_columns, and those of a file without a header with column_names"
         )
-    table = as_table(interactions, used)
+    table = as_table(interactions, used | columns_of(filter or "", names))
     if reserved := sorted(RESERVED.intersection(event_columns)):
         raise ValueError(f"event_columns {reserved} have names that sequences use otherwise; rename them in the log")
     if not table.num_rows:
         raise ValueError("the table of interactions is empty")
+    if filter:
+        table = filter_table(table, filter)
 
     users, user_names = encode_ids(table[user_column], user_column)
     items, item_names = encode_ids(table[item_column], item_column)
@@ -90,7 +97,14 @@ def build_sequences(
     known = np.flatnonzero((users >= 0) & (items >= 0))
     report(len(users) - len(known), len(users), "rows without a user or an item")
 
-    order = known[np.lexsort((times[known], users[known]))]
+    values = {name: as_array(table[name]) for name in event_columns}
+    keys = [times, users]
+    if basket_column:
+        baskets = first_of_baskets(users, as_array(table[basket_column]), times, known)
+        times, timestamps = times[baskets], timestamps.take(pa.array(baskets))
+        keys = [keys[0], baskets, times, users]
+        values["basket_ids"] = pa.array(baskets)
+    order = known[np.lexsort([key[known] for key in keys])]
     rows = order[~repeats(users[order], items[order], times[order])]
     report(len(order) - len(rows), len(users), "rows that repeat another one (same user, item and time)")
     core = rows[core_mask(users[rows], items[rows], min_user_count, min_item_count)]
@@ -108,7 +122,7 @@ def build_sequences(
         "user_id": user_names.take(pa.array(users[core][starts])),
         "item_ids": make_lists(item_names.take(pa.array(items[core])), lengths),
     }
-    values = {"timestamps": timestamps} | {name: as_array(table[name]) for name in event_columns}
+    values = {"timestamps": timestamps} | values
     columns |= {name: make_lists(column.take(pa.array(core)), lengths) for name, column in values.items()}
     return Dataset(pa.table(columns))
 
@@ -117,11 +131,12 @@ def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
     """Sequences that are ready: a row for each user, with `user_id`, `item_ids` and, where there are, `timestamps`.
 
     Args:
-        columns: Other list columns, for features of the model.
+        columns: Other columns, for features of the model: lists, or one value for each user.
 
     Raises:
         ValueError: for a missing column, a missing id, or a list of another length than `item_ids`.
     """
+    columns = list(columns)
     kept = ["item_ids", *(["timestamps"] if "timestamps" in table.column_names else []), *columns]
     if missing := {"user_id", *kept} - set(table.column_names):
         raise ValueError(f"no column {sorted(missing)} in the sequences, which have {table.column_names}")
@@ -134,6 +149,9 @@ def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
     sequences = {"user_id": users, "item_ids": make_lists(items, lengths)}
     for name in kept[1:]:
         column = as_array(table[name])
+        if name in columns and not is_list(column.type):
+            sequences[name] = column
+            continue
         if not np.array_equal(list_lengths(column), lengths):
             row = int(np.flatnonzero(list_lengths(column) != lengths)[0])
             raise ValueError(f"column {name!r} needs a value for each item, which row {row} of the sequences lacks")
@@ -148,6 +166,22 @@ def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array
     except TypeError as error:
         raise TypeError(f"column {name!r}: {error}") from error
     return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary
+
+
+def first_of_baskets(users: np.ndarray, names: pa.Array, times: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """For each row the first row of the same user's basket; itself for a row without a basket.
+
+    Args:
+        known: The rows that count.
+    """
+    codes = names.dictionary_encode().indices
+    alone = codes.is_null().to_numpy(zero_copy_only=False)
+    codes = np.where(alone, len(codes) + np.arange(len(codes)), codes.fill_null(0).to_numpy(zero_copy_only=False))
+    order = known[np.lexsort((times[known], codes[known], users[known]))]
+    begins = (np.diff(users[order], prepend=-1) != 0) | (np.diff(codes[order], prepend=-1) != 0)
+    firsts = np.arange(len(users))
+    firsts[order] = order[begins][np.cumsum(begins) - 1]
+    return firsts
 
 
 def repeats(users: np.ndarray, items: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -172,12 +206,6 @@ def core_mask(users: np.ndarray, items: np.ndarray, min_user_count: int, min_ite
         if still.sum() == kept.sum():
             return still
         kept = still
-
-
-def report(count: int, total: int, what: str) -> None:
-    """Log how much was left out, if anything."""
-    if count:
-        logger.warning(f"left out {count:,} of {total:,}: {what}")
 
 
 __all__ = ["build_sequences", "load_preset", "read_sequences"]

@@ -1,40 +1,126 @@
 """Splits of sequences: what is for training, and the items to predict in validation and test."""
 
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
-from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, time_number, time_numbers
-from .sequences import report
+from ..model.features import category_name
+from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, report, time_number, time_numbers
 
-# The names of a target's item and time; that of another column `name` is `target_name`.
-TARGETS = {"item_ids": "target_id", "timestamps": "target_time"}
+# The names of a target's item, time and basket; that of another column `name` is `target_name`.
+TARGETS = {"item_ids": "target_id", "timestamps": "target_time", "basket_ids": "target_basket"}
+
+TargetEvents = Mapping[str, Iterable]
 
 
-def leave_one_out(sequences: Dataset) -> DatasetDict:
+def leave_one_out(sequences: Dataset, target_events: TargetEvents | None = None) -> DatasetDict:
     """Each user's last item is the test target, the one before it the validation target, the rest is for training.
 
-    Users with fewer than three items have no target and are for training alone.
+    Users with fewer than three items have no target and are for training alone. With `basket_ids`, the targets are the
+    first items of the last two baskets, and a history has the baskets before.
+
+    Args:
+        sequences: As [`build_sequences`] returns them.
+        target_events: The events that can be targets, by the values of columns: `{"event_type": ["purchase"]}`. Then a
+            user's last two of them are the targets; the histories have events of all kinds.
 
     Returns:
         `train` with the columns of the sequences; `validation` and `test` with the history before the target as
         `item_ids` and `timestamps`, and the target as `target_id` and `target_time`.
     """
     lengths = list_lengths(as_array(sequences["item_ids"]))
-    evaluated = lengths >= 3
+    candidates = Candidates(sequences, target_events)
+    test, validation = candidates.of_users(last=1), candidates.of_users(last=2)
+    evaluated = validation.history > 0
     if not evaluated.any():
+        what = "baskets" if "basket_ids" in sequences.column_names else "items"
         raise ValueError(
-            f"none of the {len(lengths)} users has 3 items, as leave-one-out needs (training, validation, test)"
+            f"none of the {len(lengths)} users has 3 {what}, as leave-one-out needs (training, validation, test)"
+            if target_events is None
+            else f"none of the {len(lengths)} users has a history before two of the target events {target_events}"
         )
     return DatasetDict(
-        train=cut_histories(sequences, np.where(evaluated, lengths - 2, lengths)),
-        validation=with_targets(sequences, np.where(evaluated, lengths - 2, 0)),
-        test=with_targets(sequences, np.where(evaluated, lengths - 1, 0)),
+        train=cut_histories(sequences, np.where(evaluated, validation.history, lengths)),
+        validation=with_targets(sequences, *validation.where(evaluated)),
+        test=with_targets(sequences, *test.where(evaluated)),
     )
 
 
-def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> DatasetDict:
+class Places(NamedTuple):
+    """For each user the place of a target in the history, and the events before it that are read; 0 without one."""
+
+    target: np.ndarray
+    history: np.ndarray
+
+    def where(self, mask: np.ndarray) -> "Places":
+        """Without the targets of some users."""
+        return Places(*(np.where(mask, part, 0) for part in self))
+
+
+class Candidates:
+    """The events of sequences that can be targets.
+
+    Args:
+        target_events: As for [`leave_one_out`].
+    """
+
+    def __init__(self, sequences: Dataset, target_events: TargetEvents | None = None):
+        lengths = list_lengths(as_array(sequences["item_ids"]))
+        self.users = np.repeat(np.arange(len(lengths)), lengths)
+        self.places = self.histories = places(lengths)
+        self.starts = np.cumsum(lengths) - lengths
+        self.wanted = events_with(sequences, target_events or {})
+        if "basket_ids" in sequences.column_names:
+            baskets = as_array(sequences["basket_ids"]).flatten().to_numpy()
+            number = np.cumsum(np.diff(baskets, prepend=-1).astype(bool) | (self.places == 0))
+            begins = np.unique(number, return_index=True)[1]
+            self.histories = self.places[begins[number - 1]]
+            wanted = np.flatnonzero(self.wanted)
+            self.wanted = np.zeros(len(number), dtype=bool)
+            self.wanted[wanted[np.unique(number[wanted], return_index=True)[1]]] = True
+
+    def of_users(self, last: int = 0, among: np.ndarray | None = None) -> Places:
+        """Each user's first candidate; or the one that is the `last` from the end.
+
+        Args:
+            among: (events,) mask of the events to choose from; all if None.
+        """
+        chosen = np.flatnonzero(self.wanted if among is None else self.wanted & among)
+        users = self.users[chosen]
+        first = np.searchsorted(users, np.arange(len(self.starts)))
+        count = np.bincount(users, minlength=len(self.starts))
+        index = first + np.where(count >= last, count - last, 0) if last else first
+        found = count >= max(last, 1)
+        event = chosen[np.where(found, index, 0)] if len(chosen) else np.zeros(len(found), dtype=np.int64)
+        return Places(self.places[event], self.histories[event]).where(found)
+
+
+def events_with(sequences: Dataset, values: TargetEvents) -> np.ndarray:
+    """(events,) mask of the events that have one of the values in each of the columns.
+
+    Raises:
+        ValueError: for a column that the sequences do not have, and a value that no event has.
+    """
+    kept = np.ones(int(list_lengths(as_array(sequences["item_ids"])).sum()), dtype=bool)
+    for name, wanted in values.items():
+        if name not in list_columns(sequences):
+            raise ValueError(f"target events need a column {name!r}, the sequences have {list_columns(sequences)}")
+        encoded = as_array(sequences[name]).flatten().dictionary_encode()
+        names = [category_name(value) for value in encoded.dictionary.to_pylist()]
+        if missing := sorted({*wanted} - {*names}):
+            raise ValueError(f"no event has {name}={missing[0]}; the log has {sorted(filter(None, names))[:20]}")
+        chosen = np.append([value in wanted for value in names], False)
+        kept &= chosen[encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)]
+    return kept
+
+
+def temporal_split(
+    sequences: Dataset, validation_time=None, test_time=None, target_events: TargetEvents | None = None
+) -> DatasetDict:
     """A global time cut: training sees nothing that happened at or after `validation_time`, in any user's history.
 
     A user's target is the first item at or after the cut; the history is all that came before it. Users without a
@@ -44,6 +130,7 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
         validation_time: Start of the validation period, of the type of the timestamps; by default the time before
             which 80 % of the interactions fall.
         test_time: Start of the test period; by default the time before which 90 % fall.
+        target_events: As for [`leave_one_out`]: a target is the first of these events after the cut.
 
     Returns:
         As [`leave_one_out`].
@@ -65,29 +152,44 @@ def temporal_split(sequences: Dataset, validation_time=None, test_time=None) -> 
         )
         raise ValueError(f"validation_time must come before test_time, got {first} and {second}; give other times")
     users = np.repeat(np.arange(len(lengths)), lengths)
-    before = [np.bincount(users, weights=times < cut, minlength=len(lengths)).astype(np.int64) for cut in cuts]
-    before_validation, before_test = before
-    splits = DatasetDict(
-        train=cut_histories(sequences, before_validation),
-        validation=with_targets(sequences, np.where(before_validation < before_test, before_validation, 0)),
-        test=with_targets(sequences, np.where(before_test < lengths, before_test, 0)),
-    )
-    for name, counts, ends in (
-        ("validation", before_validation, before_test),
-        ("test", before_test, lengths),
-    ):
-        report(
-            int(((counts == 0) & (ends > 0)).sum()), len(lengths), f"users without a history before the {name} period"
-        )
+    before = np.bincount(users, weights=times < cuts[0], minlength=len(lengths)).astype(np.int64)
+    periods = {"validation": (times >= cuts[0]) & (times < cuts[1]), "test": times >= cuts[1]}
+    return split_periods(sequences, before, periods, target_events)
+
+
+def split_periods(
+    sequences: Dataset, before: np.ndarray, periods: Mapping[str, np.ndarray], target_events: TargetEvents | None
+) -> DatasetDict:
+    """The first `before` events of each user for training, and in each period the user's first target with all that
+    came before it.
+
+    Args:
+        periods: (events,) masks by the name of the split.
+    """
+    candidates = Candidates(sequences, target_events)
+    splits = {"train": cut_histories(sequences, before)}
+    for name, period in periods.items():
+        found = candidates.of_users(among=period)
+        splits[name] = with_targets(sequences, *found)
+        users = len(np.unique(candidates.users[candidates.wanted & period]))
+        report(users - len(splits[name]), users, f"users without a history before the {name} period")
         if not len(splits[name]):
-            raise ValueError(f"no user has items both before and in the {name} period; choose other times")
-    return splits
+            which = f" that are {dict(target_events)}" if target_events else ""
+            raise ValueError(
+                f"no user has items both before and in the {name} period{which}; choose other times or files"
+            )
+    return DatasetDict(splits)
 
 
-def join_splits(train: Dataset, validation: Dataset, test: Dataset) -> DatasetDict:
+def join_splits(
+    train: Dataset, validation: Dataset, test: Dataset, target_events: TargetEvents | None = None
+) -> DatasetDict:
     """Splits that are given as sequences of their own: what each user did in training, in validation and in test.
 
     A user's target is the first item of the validation or test split; the history is all that came before it.
+
+    Args:
+        target_events: As for [`leave_one_out`]: a target is the first of these events in its split.
 
     Returns:
         As [`leave_one_out`].
@@ -107,21 +209,9 @@ def join_splits(train: Dataset, validation: Dataset, test: Dataset) -> DatasetDi
     for name in list_columns(train):
         values = pa.concat_arrays([as_array(part[name]).flatten() for part in parts])
         joined[name] = make_lists(values.take(pa.array(order)), counts.sum(0))
-    sequences, before = Dataset(pa.table(joined)), np.cumsum(counts, axis=0)
-    splits = DatasetDict(
-        train=cut_histories(sequences, counts[0]),
-        validation=with_targets(sequences, np.where(counts[1] > 0, before[0], 0)),
-        test=with_targets(sequences, np.where(counts[2] > 0, before[1], 0)),
-    )
-    for number, name in enumerate(("validation", "test"), start=1):
-        report(
-            int(((counts[number] > 0) & (before[number - 1] == 0)).sum()),
-            int((counts[number] > 0).sum()),
-            f"{name} users without a history before it",
-        )
-        if not len(splits[name]):
-            raise ValueError(f"no user of the {name} split has a history in the splits before it")
-    return splits
+    part = np.repeat(split, lengths)[order]
+    periods = {"validation": part == 1, "test": part == 2}
+    return split_periods(Dataset(pa.table(joined)), counts[0], periods, target_events)
 
 
 def hold_out_items(splits: DatasetDict, share: float) -> tuple[DatasetDict, list[str]]:
@@ -193,26 +283,29 @@ def list_columns(sequences: Dataset) -> list[str]:
 
 def cut_histories(sequences: Dataset, lengths: np.ndarray) -> Dataset:
     """The first `lengths` events of each history; users of whom nothing is left are left out."""
-    columns = {"user_id": as_array(sequences["user_id"]).filter(pa.array(lengths > 0))}
-    for name in list_columns(sequences):
+    columns = {}
+    for name in sequences.column_names:
         lists = as_array(sequences[name])
+        if not is_list(lists.type):
+            columns[name] = lists.filter(pa.array(lengths > 0))
+            continue
         place = places(list_lengths(lists))
         kept = place < np.repeat(lengths, list_lengths(lists))
         columns[name] = make_lists(lists.flatten().filter(pa.array(kept)), lengths[lengths > 0])
     return Dataset(pa.table(columns))
 
 
-def with_targets(sequences: Dataset, lengths: np.ndarray) -> Dataset:
-    """Histories of the given lengths and, as [`target_column`] names them, the values of the event after each; users
-    with length 0 are left out."""
+def with_targets(sequences: Dataset, targets: np.ndarray, lengths: np.ndarray) -> Dataset:
+    """Histories of the given lengths and, as [`target_column`] names them, the values of the event at the place of
+    the target; users with length 0 are left out."""
     histories = cut_histories(sequences, lengths)
-    targets = {}
+    values = {}
     for name in list_columns(sequences):
         lists = as_array(sequences[name])
         starts = np.cumsum(list_lengths(lists)) - list_lengths(lists)
-        targets[target_column(name)] = lists.flatten().take(pa.array((starts + lengths)[lengths > 0]))
-    for name, values in targets.items():
-        histories = histories.add_column(name, values)
+        values[target_column(name)] = lists.flatten().take(pa.array((starts + targets)[lengths > 0]))
+    for name, column in values.items():
+        histories = histories.add_column(name, column)
     return histories
 
 

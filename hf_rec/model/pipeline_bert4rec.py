@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Pipeline
+from transformers.utils import logging
 
-from .features import MISSING_TIME, TIMES, Feature, encode
+from .features import MISSING_TIME, TIMES, Feature, category_name, encode
 from .inputs import build_request, pad_rows
 from .ranking import top_items
+
+logger = logging.get_logger(__name__)
 
 ITEMS, REQUEST, TIME, CANDIDATES = "item_ids", "request", "time", "candidates"
 
@@ -29,10 +32,10 @@ class RecommendationPipeline(Pipeline):
     items for one history and are no probabilities.
 
     For a model with features a history may be a dictionary: `{"item_ids": [...], "timestamps": [...], "rating": [...],
-    "request": {"time": ..., "country": ...}}`, with a value for each item in each list, None where it is unknown.
-    `request` holds what is known when the recommendation is asked for. Times are dates and datetimes (naive ones are
-    UTC) or seconds since 1970, or numbers in another unit if the training data had them. Whatever is left out counts
-    as unknown.
+    "gender": "F", "request": {"time": ..., "country": ...}}`. A list has a value for each item, None where it is
+    unknown. One value in place of a list is that of all events and of the request. `request` holds what is known when
+    the recommendation is asked for. Times are dates and datetimes (naive ones are UTC) or seconds since 1970, or
+    numbers in another unit if the training data had them. Whatever is left out counts as unknown.
 
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
@@ -152,7 +155,11 @@ class RecommendationPipeline(Pipeline):
         ids = [self.id_of_item[items[index]] for index in known]
         if not self.readers:
             return ids, None
-        codes = [encode(feature, column_values(feature, columns, request, known)) for feature in self.readers]
+        codes = []
+        for feature in self.readers:
+            values = column_values(feature, columns, request, known)
+            codes.append(encode(feature, values))
+            warn_of_unknown(feature, values, codes[-1])
         return ids, np.stack(codes, axis=1)
 
     def check_columns(self, row: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
@@ -173,6 +180,9 @@ class RecommendationPipeline(Pipeline):
         ):
             if unread := sorted(given.keys() - allowed):
                 raise ValueError(f"the model does not read {unread} in {place}; it reads {sorted(allowed)} there")
+        constant = {name: value for name, value in columns.items() if name != TIMES and not is_list_of_values(value)}
+        request = {name: value for name, value in constant.items() if name in asked} | request
+        columns |= {name: [value] * len(items) for name, value in constant.items()}
         columns = {name: as_list(values) for name, values in columns.items()}
         for name, values in columns.items():
             if len(values) != len(items):
@@ -226,6 +236,18 @@ def next_scores(model, **inputs) -> torch.Tensor:
     return model(**inputs, use_cache=False).logits[:, 0]
 
 
+def warn_of_unknown(feature: Feature, values: Sequence, codes: np.ndarray) -> None:
+    """Log how many values are categories that the model does not know."""
+    if not feature.values or codes.all():
+        return
+    unknown = [value for value, code in zip(values, codes, strict=True) if not code and category_name(value)]
+    if unknown:
+        logger.warning(
+            f"{len(unknown)} of {len(values)} values of {feature.name!r} are unknown to the model, such as "
+            f"{unknown[0]!r}; they count as missing"
+        )
+
+
 def column_values(feature: Feature, columns: Mapping[str, list], request: Mapping[str, Any], known: Sequence[int]):
     """The values of a feature at the known items and, last, at the request."""
     column = columns.get(feature.column)
@@ -270,8 +292,12 @@ def as_list(values) -> list:
     return list(values) if isinstance(values, Iterable) else [values[index] for index in range(len(values))]
 
 
+def is_list_of_values(value) -> bool:
+    return is_iterable(value) and not isinstance(value, str)
+
+
 def has_lists(values) -> bool:
-    return is_iterable(values) and any(is_iterable(value) and not isinstance(value, str) for value in values)
+    return is_iterable(values) and any(map(is_list_of_values, values))
 
 
 def as_row(history) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from logs import FRAME, SEQUENCES, table_of, write_log
 
 from hf_rec import Bert4RecConfig, Feature
 from hf_rec.cli.arguments import DataArguments, feature_columns
-from hf_rec.cli.train import ModelArguments
+from hf_rec.cli.train import ModelArguments, main
 from hf_rec.data.demo_log import shop_log
 from hf_rec.data.sources import PRESETS
 
@@ -119,3 +119,47 @@ def test_given_files_take_the_place_of_a_split(tmp_path):
     for given in ({"train_file", "test_file"}, {"validation_file", "test_file"}):
         with pytest.raises(ValueError, match="--validation_file|--train_file"):
             DataArguments(**{name: files[name] for name in given})
+
+
+SHOP = {
+    "who": ["u"] * 6 + ["v"] * 3,
+    "item_id": ["a", "b", "c", "d", "e", "return", "a", "c", "b"],
+    "timestamp": [1, 1, 2, 3, 4, 5, 1, 2, 3],
+    "order": ["A", "A", "B", "C", "D", "E", "F", "G", "H"],
+    "quantity": [1, 1, 2, 1, 1, -1, 1, 1, 1],
+    "event": ["view", "buy", "buy", "buy", "view", "buy", "view", "buy", "view"],
+}
+
+
+def test_a_raw_log_is_filtered_and_joined_with_users_and_asked_for_a_kind_of_event(tmp_path):
+    pyarrow.parquet.write_table(pa.table(SHOP), tmp_path / "log.parquet")
+    users = {"who": ["v", "u"], "age": [30, 40], "unread": [1, 2]}
+    pyarrow.parquet.write_table(pa.table(users), tmp_path / "users.parquet")
+    given = {"train_file": [str(tmp_path / "log.parquet")], "user_column": "who"}
+    with_users = given | {"users_file": [str(tmp_path / "users.parquet")]}
+    data = DataArguments(**with_users, filter="quantity > 0", target_events=["event=buy"])
+    splits = data.load_splits(["age", "hour"])
+    assert splits["test"].remove_columns(["timestamps", "target_time"]).to_list() == [
+        {
+            "user_id": "u",
+            "item_ids": ["a", "b", "c"],
+            "event": ["view", "buy", "buy"],
+            "age": 40,
+            "target_id": "d",
+            "target_event": "buy",
+        }
+    ]
+    assert splits["train"]["age"][:] == [40, 30]
+    baskets = DataArguments(**given, filter="quantity > 0", basket_column="order").load_splits()
+    assert baskets["train"]["item_ids"][:] == [["a", "b", "c"], ["a"]]
+    assert baskets["test"]["target_id"][:] == ["e", "b"]
+    with pytest.raises(ValueError, match=r"none of its columns \['who', 'age', 'unread'\]"):
+        DataArguments(**with_users).load_splits(["event"])
+    with pytest.raises(ValueError, match="column=value.*got 'buy'"):
+        DataArguments(**given, target_events=["buy"]).load_splits()
+
+
+def test_columns_of_users_need_a_table_of_users(tmp_path):
+    arguments = ["--train_file", "x.parquet", "--output_dir", str(tmp_path / "out"), "--user_columns", "age"]
+    with pytest.raises(ValueError, match="--user_columns age need --users_file"):
+        main(arguments)

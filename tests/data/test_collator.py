@@ -197,3 +197,26 @@ def test_rows_without_the_features_of_the_model_are_an_error(config):
 def test_a_probability_outside_its_range_is_an_error(field, value):
     with pytest.raises(ValueError, match=rf"{field} must lie in \[0, 1\], got {value}"):
         RecommendationCollator(ENCODER, **{field: value})
+
+
+def test_items_of_a_basket_are_in_any_order_and_times_stay_at_their_places():
+    columns = [Feature("time_gap", "time_gap", "request"), Feature("price", "number", "event", edges=[*range(40)])]
+    collator = RecommendationCollator(with_features(DECODER, columns), window_probability=0.0)
+    row = {
+        "input_ids": [3, 4, 5, 6, 7, 8],
+        "event_features": [[gap, item] for gap, item in zip([0, 1, 1, 9, 1, 9], [3, 4, 5, 6, 7, 8], strict=True)],
+        "basket_ids": [2, 2, 2, 0, 0, 5],
+    }
+    torch.manual_seed(0)
+    seen = set()
+    for _ in range(200):
+        (items,), (codes,) = collator.shuffle_baskets([row["input_ids"]], [row["event_features"]], [row["basket_ids"]])
+        assert codes[:, 0].tolist() == [0, 1, 1, 9, 1, 9]
+        assert codes[:, 1].tolist() == items.tolist()
+        assert [sorted(part) for part in (items[:3], items[3:5], items[5:])] == [[3, 4, 5], [6, 7], [8]]
+        seen.add(tuple(items))
+    assert len(seen) == 12
+    assert row["input_ids"] == [3, 4, 5, 6, 7, 8]
+    batch = collator([row] * 50)
+    assert len({tuple(ids) for ids in batch["input_ids"].tolist() if ids[0] != MASK}) > 5
+    assert "basket_ids" not in batch

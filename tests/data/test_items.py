@@ -28,7 +28,7 @@ def test_rows_are_in_the_order_of_the_tokens_and_what_is_missing_is_counted(toke
     assert found.column_names == ["brand", "price", "tags", "text", "genres"]
     assert found["brand"].to_pylist() == [None, None, None, "oak", None, "acme", "zip"]
     assert found["tags"].to_pylist()[3:] == [["red", "big"], None, ["big"], []]
-    assert caplog.messages == ["left out 1 of 4: items of the catalogue that the table of items does not have"]
+    assert caplog.messages == ["1 of 4 items are not in the table of items"]
 
 
 def test_files_of_items_are_read_too(tokenizer, tmp_path):

@@ -5,9 +5,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs import LOG, slow_sequences, table_of
+from logs import LOG, slow_sequences, table_of, write_log
 
 from hf_rec.data.sequences import RESERVED, build_sequences, read_sequences
 from hf_rec.data.splits import leave_one_out, target_column
@@ -168,3 +168,39 @@ def test_sequences_that_are_not_whole_are_refused(changes, message):
     table = pa.table({name: values for name, values in columns.items() if values is not None})
     with pytest.raises(ValueError, match=message):
         read_sequences(table, ["rating"])
+
+
+def test_rows_are_filtered_by_columns_that_sequences_do_not_keep(tmp_path):
+    log = pd.DataFrame(LOG | {"Quantity": [1, 0, 2, -1, 5]})
+    kept = build_sequences(log[log.Quantity > 0])
+    for source in (log, write_log(tmp_path / "log.csv", log), write_log(tmp_path / "log.parquet", log)):
+        assert build_sequences(source, filter="quantity > 0").to_list() == kept.to_list()
+
+
+baskets_of_rows = st.lists(
+    st.tuples(st.sampled_from("uv"), st.sampled_from("abcdef"), st.integers(0, 5), st.sampled_from(["A", "B", None])),
+    min_size=1,
+    max_size=14,
+)
+
+
+@given(baskets_of_rows)
+@settings(max_examples=60, deadline=None)
+def test_rows_of_a_basket_stand_together_at_its_first_time_as_in_a_slow_way(rows):
+    names = ("user_id", "item_id", "timestamp", "basket")
+    table = pa.table({name: pa.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)})
+    found = build_sequences(table, basket_column="basket")
+    events = {}
+    for row, (user, item, time, basket) in enumerate(rows):
+        same = [other for other, (u, _, _, b) in enumerate(rows) if u == user and b == basket and b is not None]
+        first = min(same or [row], key=lambda other: (rows[other][2], other))
+        events.setdefault(user, []).append((rows[first][2], first, time, row, item))
+    for user, listed in events.items():
+        kept = {}
+        for first_time, first, _, _, item in sorted(listed):
+            kept.setdefault((first_time, item), (first, item))
+        expected = [*kept.values()]
+        row = next(row for row in found if row["user_id"] == user)
+        assert row["item_ids"] == [item for _, item in expected]
+        assert row["basket_ids"] == [first for first, _ in expected]
+        assert row["timestamps"] == [time for time, _ in kept]

@@ -73,8 +73,8 @@ def test_a_temporal_split_is_that_of_a_slow_way(histories, validation_time, test
 def test_a_temporal_split_counts_the_users_without_a_history(caplog):
     temporal_split(sequences_of([[0, 5, 9], [5], [6, 7], [9], [1]]), 5, 8)
     assert caplog.messages == [
-        "left out 2 of 5: users without a history before the validation period",
-        "left out 1 of 5: users without a history before the test period",
+        "left out 2 of 3: users without a history before the validation period",
+        "left out 1 of 2: users without a history before the test period",
     ]
 
 
@@ -179,7 +179,7 @@ def test_given_splits_are_joined_as_in_a_slow_way(counts):
             expected["test"][user] = (items[: train + validation], items[train + validation])
     empty = [name for name in ("validation", "test") if not expected[name]]
     if empty:
-        with pytest.raises(ValueError, match=f"{empty[0]} split"):
+        with pytest.raises(ValueError, match=f"in the {empty[0]} period"):
             join_splits(*given_parts)
         return
     splits = join_splits(*given_parts)
@@ -200,4 +200,85 @@ def test_users_of_given_splits_without_a_history_are_counted(caplog):
     train, others = sequences_of([[1, 2]]), sequences_of([[5], [6]])
     splits = join_splits(train, others, others)
     assert [len(split) for split in splits.values()] == [1, 1, 2]
-    assert caplog.messages == ["left out 1 of 2: validation users without a history before it"]
+    assert caplog.messages == ["left out 1 of 2: users without a history before the validation period"]
+
+
+KINDS = st.lists(st.lists(st.sampled_from(["view", "buy"]), min_size=1, max_size=7), min_size=1, max_size=6)
+
+
+@given(KINDS)
+@settings(max_examples=40, deadline=None)
+def test_targets_of_a_kind_of_event_are_those_of_a_slow_way(kinds):
+    """Leave-one-out and a cut at time 3; the item at place p has the time p."""
+    sequences = sequences_of([[*range(len(events))] for events in kinds], kind=kinds)
+    expected = {"train": [], "validation": [], "test": [], "cut": []}
+    for user, events in enumerate(kinds):
+        bought = [place for place, kind in enumerate(events) if kind == "buy"]
+        if len(bought) > 1 and bought[-2] > 0:
+            expected["validation"].append((user, bought[-2]))
+            expected["test"].append((user, bought[-1]))
+        expected["train"].append((user, bought[-2] if len(bought) > 1 and bought[-2] > 0 else len(events)))
+        after = [place for place in bought if place >= 3]
+        expected["cut"] += [(user, after[0])] if after else []
+    targets = {"kind": ["buy"]}
+    if not expected["test"] or not any("buy" in events for events in kinds):
+        with pytest.raises(ValueError, match="no event has kind=buy|none of the .* users has a history before two"):
+            leave_one_out(sequences, targets)
+        return
+    splits = leave_one_out(sequences, targets)
+    for name in ("train", "validation", "test"):
+        assert [(int(row["user_id"][1:]), len(row["item_ids"])) for row in splits[name]] == expected[name]
+    assert splits["test"]["target_id"][:] == [f"i{place}" for _, place in expected["test"]]
+    assert {*splits["test"]["target_kind"][:]} == {"buy"}
+    if not expected["cut"]:
+        return
+    parts = sequences.map(lambda row: {name: row[name][3:] for name in ("item_ids", "timestamps", "kind")})
+    train = sequences.map(lambda row: {name: row[name][:3] for name in ("item_ids", "timestamps", "kind")})
+    with pytest.raises(ValueError, match="in the validation period that are {'kind': .'buy'.}"):
+        join_splits(train, parts.select([]), parts, targets)
+    found = join_splits(train, parts, parts, targets)["validation"]
+    assert [(int(row["user_id"][1:]), len(row["item_ids"])) for row in found] == expected["cut"]
+
+
+def test_target_events_of_a_temporal_split_come_first_of_their_kind_after_the_cut():
+    sequences = sequences_of([[0, 4, 5, 8, 9], [1, 4, 8]], kind=[[0, 0, 1, 0, 1], [0, 1, 0]])
+    splits = temporal_split(sequences, 4, 8, {"kind": ["1"]})
+    assert [(row["user_id"], row["timestamps"], row["target_time"]) for row in splits["validation"]] == [
+        ("u0", [0, 4], 5),
+        ("u1", [1], 4),
+    ]
+    assert [(row["timestamps"], row["target_time"]) for row in splits["test"]] == [([0, 4, 5, 8], 9)]
+    assert splits["train"]["timestamps"][:] == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ({"kind": ["sale"]}, r"no event has kind=sale; the log has \['buy', 'view'\]"),
+        (
+            {"type": ["buy"]},
+            r"need a column 'type', the sequences have \['item_ids', 'timestamps', 'kind'\]",
+        ),
+    ],
+)
+def test_target_events_that_the_log_does_not_have_are_named(targets, message):
+    sequences = sequences_of([[0, 1, 2], [4]], kind=[["view", "buy", "buy"], ["view"]])
+    with pytest.raises(ValueError, match=message):
+        leave_one_out(sequences, targets)
+
+
+def test_a_target_is_the_first_item_of_a_basket_and_the_history_has_the_baskets_before():
+    sequences = sequences_of(
+        [[0, 0, 3, 3, 3, 7, 7], [1, 1, 2]],
+        basket_ids=[[0, 0, 5, 5, 5, 9, 9], [2, 2, 3]],
+        kind=[["a", "a", "a", "b", "b", "a", "b"], ["a", "b", "a"]],
+    )
+    splits = leave_one_out(sequences)
+    assert [(row["item_ids"], row["target_id"], row["target_basket"]) for row in splits["test"]] == [
+        (["i0", "i1", "i2", "i3", "i4"], "i5", 9)
+    ]
+    assert [(row["item_ids"], row["target_id"]) for row in splits["validation"]] == [(["i0", "i1"], "i2")]
+    assert splits["train"]["basket_ids"][:] == [[0, 0], [2, 2, 3]]  # u1 has no three baskets
+    of_kind = leave_one_out(sequences, {"kind": ["b"]})
+    assert [(row["item_ids"], row["target_id"]) for row in of_kind["test"]] == [(["i0", "i1", "i2", "i3", "i4"], "i6")]
+    assert [(row["item_ids"], row["target_id"]) for row in of_kind["validation"]] == [(["i0", "i1"], "i3")]

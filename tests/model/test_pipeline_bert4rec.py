@@ -348,6 +348,26 @@ def test_each_column_and_part_of_a_request_may_be_left_out(recommend_with_featur
         assert recommend_with_features(bare | known, top_k=18) != plain
 
 
+def test_one_value_in_place_of_a_list_is_that_of_all_events_and_of_the_request(recommend_with_features):
+    bare = {"item_ids": ["item-3", "item-1"], "rating": [1, 2]}
+    for value in ("fr", None, "it"):
+        written_out = bare | {"country": [value, value], "request": {"country": value, "price": 1.5}}
+        assert_same(
+            recommend_with_features(bare | {"country": value, "request": {"price": 1.5}}, top_k=18),
+            recommend_with_features(written_out, top_k=18),
+        )
+    _, codes = recommend_with_features.read(bare | {"country": "de", "request": {"country": "fr"}})
+    assert codes[:, 1].tolist() == [1, 1, 2]
+
+
+def test_unknown_categories_are_counted(recommend_with_features, caplog):
+    history = {"item_ids": ["item-3", "item-1"], "country": ["it", "xx"], "rating": [3, None], "price": [None, 2.0]}
+    recommend_with_features(history | {"request": {"country": "fr"}})
+    assert caplog.messages == [
+        "2 of 3 values of 'country' are unknown to the model, such as 'it'; they count as missing"
+    ]
+
+
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
