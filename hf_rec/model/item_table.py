@@ -48,7 +48,7 @@ class ItemTable(nn.Module):
             return self.id_embeddings(ids)
         if self.is_frozen:
             return nn.functional.embedding(ids, self.fold())
-        return self.hide(self.id_embeddings(ids), self.content.known[ids]) + self.content(ids)
+        return self.add_content(self.id_embeddings(ids), self.content(ids), self.content.known[ids])
 
     def all_items(self) -> torch.Tensor:
         """(vocab_size, hidden_size) vectors of all token ids."""
@@ -57,14 +57,15 @@ class ItemTable(nn.Module):
             return weight
         if self.is_frozen:
             return self.fold()
-        return self.hide(weight, self.content.known) + self.content()
+        return self.add_content(weight, self.content(), self.content.known)
 
-    def hide(self, vectors: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
-        """In training the vectors without those of some of the ids whose content is known."""
+    def add_content(self, vectors: torch.Tensor, content: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        """The sum of the vectors of ids and of their content; in training without those of some ids whose content is
+        known."""
         if not self.training or not self.id_dropout_prob:
-            return vectors
+            return vectors + content
         hidden = known & (torch.rand(known.shape, device=known.device) < self.id_dropout_prob)
-        return vectors.masked_fill(hidden.unsqueeze(-1), 0.0)
+        return torch.addcmul(content, vectors, (~hidden).unsqueeze(-1).to(vectors.dtype))
 
     def train(self, mode: bool = True):
         self.folded = (None, None)  # fused optimizers change weights without a trace
