@@ -70,6 +70,13 @@ class ModelArguments:
     remove_items: list[str] | None = field(
         default=None, metadata={"help": "Items of --model_name_or_path that are no longer recommended."}
     )
+    new_item_loss: float = field(
+        default=0.02,
+        metadata={
+            "help": "Share of the validation NDCG@10 of known items that may be lost to place new items higher, for a "
+            "model that reads content."
+        },
+    )
     hidden_size: int | None = field(
         default=None, metadata={"help": "Width of a new model; default: that of the recipe."}
     )
@@ -161,6 +168,7 @@ def main(arguments: list[str] | None = None) -> None:
         item_column=data.item_column,
         removed=model.remove_items or (),
         hold_out=data.hold_out_items,
+        new_item_loss=model.new_item_loss,
         collator=model.collator,
         max_length=model.max_length,
         patience=model.early_stopping_patience,

@@ -35,6 +35,8 @@ class Bert4RecConfig(PreTrainedConfig):
             saved with the weights.
         id_dropout_prob: Share of the items whose id is hidden in training, so that the model also learns from their
             content alone; used with `item_features`.
+        new_item_offset: Added to the first bias of a new item, which is otherwise the mean of the others; chosen in
+            validation.
         use_repeat_bias: Whether the scores of items in the history get a learned bias for each number of steps back.
             Needs the loss "softmax".
         exclude_seen: Whether rankings leave out the items of the history, unless a call says otherwise.
@@ -75,6 +77,7 @@ class Bert4RecConfig(PreTrainedConfig):
     features: list | None = None
     item_features: list | None = None
     id_dropout_prob: float | int = 0.1
+    new_item_offset: float | int = 0.0
     use_repeat_bias: bool = False
     exclude_seen: bool = True
     removed_ids: list | None = None

@@ -74,7 +74,7 @@ def add_items(
     for table in model.tables:
         start_vectors(table, torch.from_numpy(old_items), added, start)
     bias = model.scores.bias
-    bias[added] = bias[old_items].mean()
+    bias[added] = bias[old_items].mean() + config.new_item_offset
     return new
 
 

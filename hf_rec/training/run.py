@@ -25,6 +25,7 @@ from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import all_items, create_model, load_model
 from .fit import fit
 from .growth import add_items, remove_items
+from .new_items import choose_new_item_offset
 from .report import Origin, card_facts, plot_training_curve
 
 logger = logging.get_logger(__name__)
@@ -43,6 +44,7 @@ def train_recommender(
     item_column: str = "item_id",
     removed: Iterable[str] = (),
     hold_out: float = 0.0,
+    new_item_loss: float = 0.02,
     collator: Mapping[str, Any] | None = None,
     max_length: int | None = None,
     patience: int | None = 10,
@@ -65,6 +67,8 @@ def train_recommender(
         removed: Items of a saved model that are no longer recommended.
         hold_out: Share of the items that are left out of training, the newest ones, and added afterwards, to measure
             how well new items are recommended.
+        new_item_loss: Share of the validation NDCG@10 of known items that may be lost to place new items higher; see
+            [`choose_new_item_offset`].
         collator: Options of the [`RecommendationCollator`] for training.
         max_length: Positions of a new model's input; chosen by the lengths of the histories if None.
         patience: Validations without a better metric after which training stops.
@@ -115,6 +119,8 @@ def train_recommender(
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
         trainer = fit(model, tokenizer, tokenized, args, collator=collator, patience=patience, checkpoint=checkpoint)
+        if model.config.item_features:
+            model.config.new_item_offset = choose_new_item_offset(model, tokenized, new_item_loss)
         if new_items:
             add_items(model, tokenizer, new_items, items, item_column)
             tokenized = tokenize_splits(
