@@ -51,7 +51,7 @@ def blocks(text: str, language: str) -> list[str]:
 def commands() -> list[tuple[str, str]]:
     """Every command line of the pages, with the page."""
     return [
-        (page, line.split("  #")[0].split(" > ")[0])
+        (page, re.sub(r" > \S+$", "", line.split("  #")[0]))
         for page, text in PAGES.items()
         for block in blocks(text, "bash")
         for line in block.replace("\\\n", " ").splitlines()

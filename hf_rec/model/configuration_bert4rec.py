@@ -1,6 +1,7 @@
 """Configuration of the BERT4Rec encoder and of its causal sibling."""
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -214,6 +215,10 @@ class Bert4RecConfig(PreTrainedConfig):
         for name, value in largest.items():
             if not 0 < getattr(self, name) <= value:
                 raise ValueError(f"{name} must lie in (0, {value}], got {getattr(self, name)}")
+        if self.rope_theta < 1e-30:  # its powers would be zero
+            raise ValueError(f"rope_theta must be at least 1e-30, got {self.rope_theta}")
+        if not isfinite(self.new_item_offset):
+            raise ValueError(f"new_item_offset must be a finite number, got {self.new_item_offset}")
 
     def validate_token_ids(self):
         ids = dict(zip(("pad_token_id", "unk_token_id", "mask_token_id"), self.special_token_ids, strict=True))

@@ -365,10 +365,10 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
 
     @torch.no_grad()
     def resize_token_embeddings(self, *args, **kwargs):
-        """As Transformers does it; the bias of a new item is the mean of the others."""
+        """As Transformers does it; the bias of a new item is the mean of the others, plus `config.new_item_offset`."""
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         old = self.scores.bias
-        added = old.mean().repeat(max(self.config.vocab_size - len(old), 0))
+        added = (old.mean() + self.config.new_item_offset).repeat(max(self.config.vocab_size - len(old), 0))
         self.scores.bias = nn.Parameter(torch.cat([old, added])[: self.config.vocab_size], old.requires_grad)
         for table in self.tables:
             if table.content is not None:

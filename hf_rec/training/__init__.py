@@ -4,6 +4,7 @@ from .arguments import RecommendationTrainingArguments
 from .create import create_model, load_model
 from .fit import fit, make_trainer
 from .growth import add_items, remove_items
+from .new_items import choose_new_item_offset
 from .run import evaluate_recommender, train_recommender
 from .trainer import RecommendationTrainer
 
@@ -11,6 +12,7 @@ __all__ = [
     "RecommendationTrainer",
     "RecommendationTrainingArguments",
     "add_items",
+    "choose_new_item_offset",
     "create_model",
     "evaluate_recommender",
     "fit",

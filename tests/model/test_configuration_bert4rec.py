@@ -58,6 +58,10 @@ def test_a_bad_value_is_an_error_that_names_it(field, value, message):
 def test_a_repeat_bias_with_sampled_negatives_is_an_error():
     with pytest.raises(StrictDataclassError, match="use_repeat_bias .* got 'gbce'"):
         Bert4RecConfig(use_repeat_bias=True, loss_type="gbce")
+    with pytest.raises(ValueError, match="rope_theta must be at least 1e-30, got 1e-200"):
+        Bert4RecConfig(rope_theta=1e-200)
+    with pytest.raises(ValueError, match="new_item_offset must be a finite number, got nan"):
+        Bert4RecConfig(new_item_offset=float("nan"))
 
 
 def test_every_field_is_read_by_the_code_of_the_model():
