@@ -92,6 +92,50 @@ def check_blocks() -> bool:
     return torch.allclose(multiply_blocks(states, table), states @ table.t(), atol=1e-4)
 
 
+def sum_rows(weight: torch.Tensor, codes: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """(rows, size) weighted sums of the rows of a table: those that (rows, columns) codes name, without row 0.
+
+    On a CPU the gradient is also computed as such a sum, from the codes in their order, which is ten times faster.
+    """
+    if weight.device.type != "cpu" or not torch.is_grad_enabled() or not usable(check_sum_rows):
+        return plain_sum_rows(weight, codes, shares)
+    return SumRows.apply(weight, codes, shares)
+
+
+def plain_sum_rows(weight: torch.Tensor, codes: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    return nn.functional.embedding_bag(codes, weight, mode="sum", per_sample_weights=shares, padding_idx=0)
+
+
+class SumRows(torch.autograd.Function):
+    """`plain_sum_rows` with another gradient of the table."""
+
+    @staticmethod
+    def forward(ctx, weight, codes, shares):
+        ctx.save_for_backward(codes, shares)
+        ctx.length = len(weight)
+        return plain_sum_rows(weight, codes, shares)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        codes, shares = ctx.saved_tensors
+        ordered, order = codes.flatten().sort(stable=True)
+        starts = torch.searchsorted(ordered, torch.arange(ctx.length, dtype=ordered.dtype))
+        table = nn.functional.embedding_bag(
+            order // codes.shape[1], gradient, starts, mode="sum", per_sample_weights=shares.flatten()[order]
+        )
+        table[0] = 0.0
+        return table, None, None
+
+
+@torch.enable_grad()
+def check_sum_rows() -> bool:
+    codes, shares = torch.tensor([[1, 0, 3], [2, 3, 3]], dtype=torch.int32), torch.rand(2, 3, dtype=torch.float32)
+    weight = torch.randn(5, 4, dtype=torch.float32, requires_grad=True)
+    sums = [function(weight, codes, shares) for function in (plain_sum_rows, SumRows.apply)]
+    gradients = [torch.autograd.grad((total**2).sum(), weight)[0] for total in sums]
+    return all(torch.allclose(plain, fast, atol=1e-5) for plain, fast in (sums, gradients))
+
+
 def fast_products() -> AbstractContextManager:
     """A context in which float32 matrix products run in oneDNN, where that is faster and exact.
 
@@ -117,4 +161,4 @@ def check_onednn() -> bool:
         return torch.allclose(left @ right, exact, atol=1e-4)  # bfloat16 would be wrong by 0.1
 
 
-__all__ = ["Dropout", "fast_products", "score_items"]
+__all__ = ["Dropout", "fast_products", "score_items", "sum_rows"]

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .configuration_bert4rec import Bert4RecConfig
+from .cpu import sum_rows
 from .features import encode
 
 
@@ -118,17 +119,15 @@ class ItemContent(nn.Module):
         """(..., hidden_size) vectors of the content of (...) token ids; of all of them if None."""
         if ids is not None and ids.numel() >= len(self.known):
             return nn.functional.embedding(ids, self())
-        total = 0.0
-        if self.embeddings is not None:
-            codes = self.codes if ids is None else self.codes[ids]
-            rows = codes.flatten(0, -2)
-            summed = nn.functional.embedding_bag(
-                rows, self.embeddings.weight, mode="sum", per_sample_weights=self.shares(rows), padding_idx=0
-            )
-            total = summed.view(*codes.shape[:-1], -1)
+        projected = None
         if self.projection is not None:
-            total = total + self.projection(self.vectors if ids is None else self.vectors[ids])
-        return total
+            projected = self.projection(self.vectors if ids is None else self.vectors[ids])
+        if self.embeddings is None:
+            return projected
+        codes = self.codes if ids is None else self.codes[ids]
+        rows = codes.flatten(0, -2)
+        total = sum_rows(self.embeddings.weight, rows, self.shares(rows)).view(*codes.shape[:-1], -1)
+        return total if projected is None else total + projected
 
     @torch.no_grad()
     def store(self, ids: torch.Tensor, values: Mapping[str, Sequence], fit: bool = False) -> None:

@@ -11,7 +11,6 @@ from ..data.columns import as_array
 from ..evaluation.evaluate import choose_eval_batch_size
 from ..evaluation.metrics import ndcg
 from ..model.inputs import build_request
-from ..model.pipeline_bert4rec import next_scores
 
 OFFSETS = np.arange(0, 3.001, 0.125)
 SHARE = 0.1  # of the training items that stand in for new ones
@@ -62,7 +61,8 @@ def warm_ranks(model: PreTrainedModel, split: Dataset, new: np.ndarray) -> list[
     for start in range(0, len(split), batch_size):
         rows = split[start : start + batch_size]
         request = build_request(config, rows["input_ids"], rows.get("event_features"), config.exclude_seen)
-        scores = next_scores(model, **{name: value.to(model.device) for name, value in request.items()}).cpu()
+        request = {name: value.to(model.device) for name, value in request.items()}
+        scores = model(**request, use_cache=False).logits[:, 0].cpu()
         labels = torch.tensor(rows["labels"])
         scores, labels = scores[~is_new[labels]], labels[~is_new[labels]]
         own = scores.gather(1, labels.unsqueeze(1))

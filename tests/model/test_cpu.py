@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch.overrides import TorchFunctionMode
 
 from hf_rec.model import cpu
-from hf_rec.model.cpu import LARGE_TABLE, Dropout, fast_products, multiply_blocks, score_items
+from hf_rec.model.cpu import LARGE_TABLE, Dropout, SumRows, fast_products, multiply_blocks, score_items, sum_rows
 
-CHECKS = ["check_dropout", "check_blocks", "check_onednn"]
+CHECKS = ["check_dropout", "check_blocks", "check_onednn", "check_sum_rows"]
 
 
 @pytest.fixture
@@ -80,6 +80,23 @@ def test_a_product_in_blocks_is_the_plain_product(rows, items, seed):
     torch.testing.assert_close(multiply_blocks(states, table), states @ table.t())
 
 
+@given(rows=st.integers(0, 6), columns=st.integers(1, 4), length=st.integers(1, 7), seed=st.integers(0, 2**16))
+@settings(max_examples=60, deadline=None)
+def test_sums_of_rows_and_their_gradient_are_those_of_a_slow_way(rows, columns, length, seed):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(length, (rows, columns), generator=generator, dtype=torch.int32)
+    shares = torch.rand(rows, columns, generator=generator, dtype=torch.float64)
+    weight = torch.randn(length, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    kept = weight.masked_fill(torch.arange(length).unsqueeze(1) == 0, 0.0)
+    expected = (shares.unsqueeze(-1) * kept[codes.long()]).sum(1)
+    found = SumRows.apply(weight, codes, shares)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(sum_rows(weight, codes, shares), expected)
+    upstream = torch.randn(rows, 3, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad(total, weight, upstream)[0] for total in (found, expected)]
+    torch.testing.assert_close(*gradients)
+
+
 @pytest.mark.usefixtures("with_bf16")
 def test_products_in_onednn_are_those_in_float32_and_leave_torch_as_it_was():
     before = torch.backends.mkldnn.fp32_precision
@@ -111,6 +128,9 @@ def assert_plain_operations(monkeypatch):
     """Each operation gives the plain result, and no kernel is called for it."""
     for kernel in ("dropout_mask", "multiply_blocks", "onednn"):
         monkeypatch.setattr(cpu, kernel, broken)
+    monkeypatch.setattr(SumRows, "apply", broken)
+    weight, codes = torch.randn(3, 4, requires_grad=True), torch.tensor([[1, 2], [0, 2]])
+    assert torch.equal(sum_rows(weight, codes, torch.ones(2, 2)), torch.stack([weight[1] + weight[2], weight[2]]))
     states, table, bias = torch.randn(1, 4), torch.randn(LARGE_TABLE, 4), torch.randn(LARGE_TABLE)
     with torch.no_grad():
         assert torch.equal(score_items(states, table, bias), torch.nn.functional.linear(states, table, bias))
