@@ -29,9 +29,9 @@ def evaluate_history_lengths(
 ) -> dict[str, dict]:
     """Metrics of a model and of the baselines when each history is cut to its last events.
 
-    All rows have the same targets; a history that is shorter than the cut stays whole. The model, the baselines and the
-    exclusion of seen items read the cut history alone, so items before the cut may be recommended. The features of the
-    request stay; the time since the event before is unknown at length 0.
+    All rows have the same targets; a history that is shorter than the cut stays whole. The model, the baselines and
+    the exclusion of seen items read the cut history alone, so items before the cut may be recommended. The features of
+    the request stay; the time since the event before is unknown at length 0.
 
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
