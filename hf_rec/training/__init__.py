@@ -3,7 +3,7 @@
 from .arguments import RecommendationTrainingArguments
 from .create import create_model, load_model
 from .fit import fit, make_trainer
-from .growth import add_items, remove_items
+from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
 from .run import evaluate_recommender, train_recommender
 from .trainer import RecommendationTrainer
@@ -19,5 +19,6 @@ __all__ = [
     "load_model",
     "make_trainer",
     "remove_items",
+    "replace_items",
     "train_recommender",
 ]
