@@ -20,7 +20,7 @@ from ..hub.card import model_card
 from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
-from .arguments import RecommendationTrainingArguments, complete_arguments
+from .arguments import RecommendationTrainingArguments, complete_arguments, fine_tuning_arguments
 from .categories import extend_event_categories
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import all_items, create_model, load_model
@@ -60,14 +60,16 @@ def train_recommender(
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
         args: Arguments of the Trainer, which are not changed.
-        model_name_or_path: A saved model to fine-tune. Items that it does not know are added to its catalogue.
+        model_name_or_path: A saved model to fine-tune, with fewer steps and a lower rate than a new one where `args`
+            leave them open. Items and categories that it does not know are added.
         config: Fields of the [`Bert4RecConfig`]; for a saved model none that its weights depend on.
         event_columns, request_columns: Features of a new model by name, as for [`name_features`].
         items: A table with the content of the items, as for [`align_items`].
         item_columns: Its columns that a new model reads, as for [`name_item_features`].
         item_column: Its column of the item id.
         removed: Items of a saved model that are no longer recommended.
-        replace: Whether a saved model forgets its catalogue and gets that of `splits`, as [`replace_items`] does it.
+        replace: Whether a saved model forgets its catalogue and gets that of `splits`, as [`replace_items`] does it;
+            it is then trained like a new one.
         hold_out: Share of the items that are left out of training, the newest ones, and added afterwards, to measure
             how well new items are recommended.
         new_item_loss: Share of the validation NDCG@10 of known items that may be lost to place new items higher; see
@@ -103,7 +105,8 @@ def train_recommender(
             splits, config, max_length, event_columns, request_columns, items, item_columns, item_column
         )
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
-    completed = complete_arguments(args, model.config, tokenized["train"]["length"][:])
+    complete = fine_tuning_arguments if model_name_or_path and not replace else complete_arguments
+    completed = complete(args, model.config, tokenized["train"]["length"][:])
     identity = identify_run(
         model,
         tokenized,
@@ -121,7 +124,9 @@ def train_recommender(
             logger.warning(f"{folder.path} holds this run, finished; give --overwrite_output_dir to repeat it")
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
-        trainer = fit(model, tokenizer, tokenized, args, collator=collator, patience=patience, checkpoint=checkpoint)
+        trainer = fit(
+            model, tokenizer, tokenized, completed, collator=collator, patience=patience, checkpoint=checkpoint
+        )
         if model.config.item_features:
             model.config.new_item_offset = choose_new_item_offset(model, tokenized, new_item_loss)
         if new_items:
