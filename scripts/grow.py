@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,16 +28,6 @@ from hf_rec.training import evaluate_recommender
 
 NEVER, UPDATED, ANEW = "never updated", "fine-tuned weekly", "trained anew weekly"
 WEEK = 7 * 86_400  # seconds
-
-
-@dataclass
-class GrowthArguments:
-    """The weeks and the models."""
-
-    output_dir: Path = field(metadata={"help": "Folder of the runs, the table and the plot."})
-    weeks: int = field(default=10, metadata={"help": "Weeks at the end of the log that are simulated."})
-    new_options: str = field(default="", metadata={"help": "Options of `hf-rec train` for a new model, as one text."})
-    update_options: str = field(default="", metadata={"help": "Options of `hf-rec train` for an update."})
 
 
 def event_times(sequences: Dataset) -> np.ndarray:
@@ -105,8 +94,12 @@ def plot(weeks: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    parser = HfArgumentParser((GrowthArguments, DataArguments), description=__doc__)
-    options, data = parser.parse_args_into_dataclasses()
+    parser = HfArgumentParser(DataArguments, description=__doc__)
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the runs, the table and the plot")
+    parser.add_argument("--weeks", type=int, default=10, help="weeks at the end of the log that are simulated")
+    parser.add_argument("--new_options", default="", help="options of `hf-rec train` for a new model, as one text")
+    parser.add_argument("--update_options", default="", help="options of `hf-rec train` for an update, as one text")
+    data, options = parser.parse_args_into_dataclasses()
     sequences = data.load_sequences(data.open_log(), [], **data.build_options)
     begin = event_times(sequences).max() - options.weeks * WEEK
     new, update = shlex.split(options.new_options), shlex.split(options.update_options)

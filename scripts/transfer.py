@@ -7,9 +7,9 @@ All rank the whole catalogue for the last item of every user, also of those that
 is then that before the last item. Unknown options are those of the Trainer. A run that is finished is not repeated.
 """
 
+import argparse
 import copy
 import statistics
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +24,8 @@ from hf_rec.training import RecommendationTrainingArguments, load_model, replace
 from hf_rec.training.create import all_items
 
 IDS, CONTENT, MOVED = "ids, from scratch", "content, from scratch", "content, transferred"
+MODELS = [IDS, CONTENT, MOVED]
 BASELINES = ("popularity", "last-item Markov")
-
-
-@dataclass
-class TransferArguments:
-    """The large shop and the shares of the small one."""
-
-    source_model: str = field(metadata={"help": "A saved model of the large shop, which reads content."})
-    items_file: Path = field(metadata={"help": "The items of the small shop, with the columns that the model reads."})
-    shares: list[float] = field(default_factory=lambda: [0.01, 0.1, 1.0], metadata={"help": "Shares of the users."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; each draws users of its own."})
-    models: list[str] = field(default_factory=lambda: [IDS, CONTENT, MOVED], metadata={"help": "Models to train."})
 
 
 def share_of_users(splits: DatasetDict, share: float, seed: int) -> DatasetDict:
@@ -49,10 +39,10 @@ def share_of_users(splits: DatasetDict, share: float, seed: int) -> DatasetDict:
     return DatasetDict(kept | {"test": splits["test"]})
 
 
-def model_options(kind: str, options: TransferArguments, data: DataArguments) -> dict:
+def model_options(kind: str, options: argparse.Namespace, data: DataArguments) -> dict:
     """Arguments of [`train_recommender`] for one kind of model."""
     source = Bert4RecConfig.from_pretrained(options.source_model)
-    items = {"items": str(options.items_file), "item_column": data.item_column}
+    items = {"items": options.items_file, "item_column": data.item_column}
     if kind == MOVED:
         return items | {"model_name_or_path": options.source_model, "replace": True}
     new = {"config": {"is_decoder": source.is_decoder}, "max_length": source.max_position_embeddings}
@@ -60,10 +50,10 @@ def model_options(kind: str, options: TransferArguments, data: DataArguments) ->
     return new | items | {"item_columns": columns} if kind == CONTENT else new
 
 
-def untrained(options: TransferArguments, data: DataArguments, splits: DatasetDict) -> float:
+def untrained(options: argparse.Namespace, data: DataArguments, splits: DatasetDict) -> float:
     """NDCG@10 of the large shop's model with the items of the small one, before it sees any user."""
     model, tokenizer = load_model(options.source_model)
-    tokenizer = replace_items(model, tokenizer, all_items(splits), str(options.items_file), data.item_column)
+    tokenizer = replace_items(model, tokenizer, all_items(splits), options.items_file, data.item_column)
     return evaluate(model, tokenize_splits(splits, tokenizer, model.config.features))["ndcg@10"]
 
 
@@ -74,8 +64,13 @@ def cell(values: list[float]) -> str:
 
 
 def main() -> None:
-    parser = HfArgumentParser((TransferArguments, DataArguments, RecommendationTrainingArguments), description=__doc__)
-    options, data, args = parser.parse_args_into_dataclasses()
+    parser = HfArgumentParser((DataArguments, RecommendationTrainingArguments), description=__doc__)
+    parser.add_argument("--source_model", required=True, help="saved model of the large shop, which reads content")
+    parser.add_argument("--items_file", required=True, help="items of the small shop, with the columns it reads")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.01, 0.1, 1.0], help="shares of the users")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws users of its own")
+    parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="models to train")
+    data, args, options = parser.parse_args_into_dataclasses()
     splits = data.load_splits()
     print(f"{data.title}, seeds {options.seeds}: NDCG@10 of {len(splits['test']):,} test users\n")
     print(f"{MOVED}, before any training: {untrained(options, data, splits):.4f}\n")
