@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """A shop over weeks: a model that is never updated, one that is fine-tuned each week, and one that is trained anew.
 
-Each week both `hf-rec train` commands read the log so far. The models then rank the catalogue for each user's first
+Both `hf-rec train` commands read the log so far. The models then rank the catalogue for each user's first
 event of the next week, from all events before that week. Users without an event before the week are left out, and
 items that a model does not know count as misses. Prints a table and writes it as JSON and as a plot. A run that is
 finished is not repeated.
@@ -26,7 +26,7 @@ from hf_rec.data.columns import as_array, list_lengths, time_numbers
 from hf_rec.data.splits import cut_histories, with_targets
 from hf_rec.training import evaluate_recommender
 
-NEVER, UPDATED, ANEW = "never updated", "fine-tuned weekly", "trained anew weekly"
+NEVER, UPDATED, ANEW = "never updated", "fine-tuned weekly", "trained anew"
 WEEK = 7 * 86_400  # seconds
 
 
@@ -97,6 +97,7 @@ def main() -> None:
     parser = HfArgumentParser(DataArguments, description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the runs, the table and the plot")
     parser.add_argument("--weeks", type=int, default=10, help="weeks at the end of the log that are simulated")
+    parser.add_argument("--anew_every", type=int, default=1, help="weeks after which a model is trained from scratch")
     parser.add_argument("--new_options", default="", help="options of `hf-rec train` for a new model, as one text")
     parser.add_argument("--update_options", default="", help="options of `hf-rec train` for an update, as one text")
     data, options = parser.parse_args_into_dataclasses()
@@ -110,18 +111,17 @@ def main() -> None:
         splits = week_splits(sequences, begin + number * WEEK)
         log = folder / f"log-{number}.parquet"
         splits["train"].to_parquet(log)
-        models = {name: folder / name.replace(" ", "-") / str(number) for name in (UPDATED, ANEW)}
-        seconds = {ANEW: train(models[ANEW], "--train_file", log, *new)}
-        first = models[NEVER] = folder / ANEW.replace(" ", "-") / "0"
+        anew, updated, seconds = folder / "anew", folder / "updated", dict.fromkeys((UPDATED, ANEW), 0.0)
+        models = {NEVER: anew / "0", ANEW: anew / str(number - number % options.anew_every)}
+        models[UPDATED] = updated / str(number) if number else models[NEVER]
+        if models[ANEW].name == str(number):
+            seconds[ANEW] = train(models[ANEW], "--train_file", log, *new)
         if number:
-            last = folder / UPDATED.replace(" ", "-") / str(number - 1) if number > 1 else first
+            last = updated / str(number - 1) if number > 1 else models[NEVER]
             arguments = ["--model_name_or_path", last, "--train_file", log, *update]
             seconds[UPDATED] = train(models[UPDATED], *arguments)
-        else:
-            models[UPDATED], seconds[UPDATED] = first, seconds[ANEW]
         results = {name: evaluate_recommender(str(path), splits) for name, path in models.items()}
-        baselines = results[ANEW]
-        row = {name: baselines[name]["ndcg@10"] for name in ("popularity", "last-item Markov")}
+        row = {name: results[UPDATED][name]["ndcg@10"] for name in ("popularity", "last-item Markov")}
         row |= {name: [*results[name].values()][-1]["ndcg@10"] for name in (NEVER, UPDATED, ANEW)}
         weeks.append({"targets": len(splits["test"]), "ndcg@10": row, "seconds": seconds})
         print(f"week {number + 1}: {row}", file=sys.stderr, flush=True)

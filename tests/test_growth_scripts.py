@@ -85,9 +85,9 @@ def test_the_weeks_are_those_of_the_command(tmp_path, monkeypatch, capsys):
     weeks = json.loads((tmp_path / "o" / "weeks.json").read_text())
     sequences = build_sequences(weekly_log())
     folders = {
-        grow.NEVER: "trained-anew-weekly/0",
-        grow.UPDATED: "fine-tuned-weekly/1",
-        grow.ANEW: "trained-anew-weekly/1",
+        grow.NEVER: "anew/0",
+        grow.UPDATED: "updated/1",
+        grow.ANEW: "anew/1",
     }
     splits = grow.week_splits(sequences, 4 * grow.WEEK)
     for name, folder in folders.items():
@@ -105,9 +105,9 @@ def test_the_weeks_are_those_of_the_command(tmp_path, monkeypatch, capsys):
     mean = sum(week["targets"] * week["ndcg@10"][grow.UPDATED] for week in weeks) / sum(targets)
     assert last[5] == f"{mean:.4f}"
     assert (tmp_path / "o" / "weeks.png").read_bytes().startswith(b"\x89PNG")
-    before = (tmp_path / "o" / "trained-anew-weekly" / "1-seconds.json").read_text()
+    before = (tmp_path / "o" / "anew" / "1-seconds.json").read_text()
     assert run(monkeypatch, capsys, grow, *options).splitlines()[-1] == printed.splitlines()[-1]
-    assert (tmp_path / "o" / "trained-anew-weekly" / "1-seconds.json").read_text() == before
+    assert (tmp_path / "o" / "anew" / "1-seconds.json").read_text() == before
 
 
 def test_a_model_goes_from_shop_to_shop(tmp_path, monkeypatch, capsys):

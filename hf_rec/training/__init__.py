@@ -2,6 +2,7 @@
 
 from .arguments import RecommendationTrainingArguments
 from .create import create_model, load_model
+from .fine_tune import fine_tune
 from .fit import fit, make_trainer
 from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
@@ -15,6 +16,7 @@ __all__ = [
     "choose_new_item_offset",
     "create_model",
     "evaluate_recommender",
+    "fine_tune",
     "fit",
     "load_model",
     "make_trainer",

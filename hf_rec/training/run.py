@@ -24,6 +24,7 @@ from .arguments import RecommendationTrainingArguments, complete_arguments, fine
 from .categories import extend_event_categories
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import all_items, create_model, load_model
+from .fine_tune import fine_tune
 from .fit import fit
 from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
@@ -105,7 +106,8 @@ def train_recommender(
             splits, config, max_length, event_columns, request_columns, items, item_columns, item_column
         )
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
-    complete = fine_tuning_arguments if model_name_or_path and not replace else complete_arguments
+    further = model_name_or_path and not replace
+    complete, train = (fine_tuning_arguments, fine_tune) if further else (complete_arguments, fit)
     completed = complete(args, model.config, tokenized["train"]["length"][:])
     identity = identify_run(
         model,
@@ -124,7 +126,7 @@ def train_recommender(
             logger.warning(f"{folder.path} holds this run, finished; give --overwrite_output_dir to repeat it")
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
-        trainer = fit(
+        trainer = train(
             model, tokenizer, tokenized, completed, collator=collator, patience=patience, checkpoint=checkpoint
         )
         if model.config.item_features:
