@@ -93,6 +93,13 @@ class ModelArguments:
     hidden_dropout_prob: float | None = field(
         default=None, metadata={"help": "Dropout of a new model; default: that of the recipe."}
     )
+    id_dropout_prob: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the items whose ids are hidden in each step, so that their content must do; default: "
+            "0.1, or the saved setting. 1 trains for --replace_items in another shop, which has the content alone."
+        },
+    )
     loss_type: str | None = field(
         default=None,
         metadata={
