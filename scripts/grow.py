@@ -3,8 +3,8 @@
 
 Both `hf-rec train` commands read the log so far. The models then rank the catalogue for each user's first
 event of the next week, from all events before that week. Users without an event before the week are left out, and
-items that a model does not know count as misses. Prints a table and writes it as JSON and as a plot. A run that is
-finished is not repeated.
+items that a model does not know count as misses. Prints a table; JSON and a plot are written after each week. A run
+that is finished is not repeated.
 """
 
 import json
@@ -124,9 +124,8 @@ def main() -> None:
         row = {name: results[UPDATED][name]["ndcg@10"] for name in ("popularity", "last-item Markov")}
         row |= {name: [*results[name].values()][-1]["ndcg@10"] for name in (NEVER, UPDATED, ANEW)}
         weeks.append({"targets": len(splits["test"]), "ndcg@10": row, "seconds": seconds})
-        print(f"week {number + 1}: {row}", file=sys.stderr, flush=True)
-    (folder / "weeks.json").write_text(json.dumps(weeks, indent=2) + "\n", encoding="utf-8")
-    plot(weeks, folder / "weeks.png")
+        (folder / "weeks.json").write_text(json.dumps(weeks, indent=2) + "\n", encoding="utf-8")
+        plot(weeks, folder / "weeks.png")
     print(table(weeks))
 
 

@@ -10,6 +10,8 @@ is then that before the last item. Unknown options are those of the Trainer. A r
 import argparse
 import copy
 import statistics
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +86,8 @@ def main() -> None:
                 run = copy.copy(args)
                 run.output_dir = str(Path(args.output_dir) / f"{share:g}" / f"{kind.replace(', ', '-')}-seed-{seed}")
                 run.seed = seed
-                results = train_recommender(part, run, **model_options(kind, options, data))
+                with redirect_stdout(sys.stderr):  # of the Trainer's log
+                    results = train_recommender(part, run, **model_options(kind, options, data))
                 found[kind].append([*results.values()][-1]["ndcg@10"])
             for name in BASELINES:
                 found[name].append(results[name]["ndcg@10"])
