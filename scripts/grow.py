@@ -52,7 +52,7 @@ def week_splits(sequences: Dataset, start: float) -> DatasetDict:
     before, until = events_before(sequences, start), list_lengths(as_array(sequences["item_ids"]))
     return DatasetDict(
         train=cut_histories(sequences, before),
-        test=with_targets(sequences, np.where(before < until, before, 0)),
+        test=with_targets(sequences, before, np.where(before < until, before, 0)),
     )
 
 
@@ -102,6 +102,8 @@ def main() -> None:
     parser.add_argument("--update_options", default="", help="options of `hf-rec train` for an update, as one text")
     data, options = parser.parse_args_into_dataclasses()
     sequences = data.load_sequences(data.open_log(), [], **data.build_options)
+    if data.basket_column or data.target_events:
+        parser.error("a week asks for the first event of each user; leave out --basket_column and --target_events")
     begin = event_times(sequences).max() - options.weeks * WEEK
     new, update = shlex.split(options.new_options), shlex.split(options.update_options)
     new += ["--include_seen"] if data.include_seen else []
