@@ -52,7 +52,6 @@ def commands() -> list[tuple[str, str]]:
     """Every command line of the pages, with the page."""
     return [
         (page, re.sub(r" > \S+$", "", line.split("  #")[0]))
-        (page, re.split(r" > (?=[\w.-]+$)", line.split("  #")[0])[0])  # without where the output goes
         for page, text in PAGES.items()
         for block in blocks(text, "bash")
         for line in block.replace("\\\n", " ").splitlines()
