@@ -2,12 +2,16 @@
 
 import json
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
+from datasets import DatasetDict
 from transformers import HfArgumentParser
 
+from ..evaluation.history_length import evaluate_history_lengths, history_length_table, plot_history_lengths
 from ..hub.card import results_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
+from ..training.create import load_model
 from ..training.run import evaluate_recommender
 from .arguments import DataArguments, feature_columns
 
@@ -20,23 +24,55 @@ class EvaluationArguments:
     batch_size: int = field(
         default=0, metadata={"help": "Histories that are ranked together; 0 chooses by the size of the catalogue."}
     )
+    history_lengths: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Also evaluate with each history cut to its last events, for each of these numbers: 0 1 2 3 5 10."
+        },
+    )
+    plot: Path | None = field(default=None, metadata={"help": "Plot of the metrics by --history_lengths, as a PNG."})
     output_file: Path | None = field(default=None, metadata={"help": "Also write the metrics to this JSON file."})
+
+    def __post_init__(self):
+        if self.plot and not self.history_lengths:
+            raise ValueError("--plot shows the metrics by --history_lengths; give them, such as 0 1 2 3 5 10")
+        if self.plot and not find_spec("matplotlib"):
+            raise ValueError("--plot needs matplotlib: pip install 'hf_rec[plots]'")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = HfArgumentParser((EvaluationArguments, DataArguments), prog="hf-rec evaluate", description=__doc__)
     evaluation, data = parser.parse_args_into_dataclasses(arguments)
+    if evaluation.history_lengths and data.hold_out_items:
+        raise ValueError("--history_lengths cuts the histories of all targets; leave out --hold_out_items")
     config = Bert4RecConfig.from_pretrained(evaluation.model_name_or_path)
+    splits = data.load_splits(feature_columns(config.features))
     results = evaluate_recommender(
         evaluation.model_name_or_path,
-        data.load_splits(feature_columns(config.features)),
+        splits,
         exclude_seen=data.exclude_seen,
         batch_size=evaluation.batch_size,
         hold_out=data.hold_out_items,
     )
     print(f"\nTest metrics on {data.title}, {data.split_name}, full ranking:\n\n{results_tables(results)}")
+    if evaluation.history_lengths:
+        results["history_lengths"] = by_history_length(evaluation, splits, data.exclude_seen)
     if evaluation.output_file:
         evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def by_history_length(evaluation: EvaluationArguments, splits: DatasetDict, exclude_seen: bool | None) -> dict:
+    """Print and plot the metrics by the length of the history."""
+    fields = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
+    model, tokenizer = load_model(evaluation.model_name_or_path, fields)
+    name = Path(evaluation.model_name_or_path).name
+    found = evaluate_history_lengths(
+        model, tokenizer, splits, evaluation.history_lengths, name, batch_size=evaluation.batch_size
+    )
+    print(f"\nEach history cut to its last events:\n\n{history_length_table(found)}")
+    if evaluation.plot:
+        plot_history_lengths(found, evaluation.plot)
+    return found
 
 
 if __name__ == "__main__":

@@ -77,6 +77,13 @@ class ModelArguments:
             "model that reads content."
         },
     )
+    replace_items: bool = field(
+        default=False,
+        metadata={
+            "help": "Give --model_name_or_path the catalogue of this log in place of its own: of the model of another "
+            "shop, what it learned of content and of the order of events is kept."
+        },
+    )
     hidden_size: int | None = field(
         default=None, metadata={"help": "Width of a new model; default: that of the recipe."}
     )
@@ -85,6 +92,13 @@ class ModelArguments:
     intermediate_size: int | None = field(default=None, metadata={"help": "Feed-forward width of a new model."})
     hidden_dropout_prob: float | None = field(
         default=None, metadata={"help": "Dropout of a new model; default: that of the recipe."}
+    )
+    id_dropout_prob: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the items whose ids are hidden in each step, so that their content must do; default: "
+            "0.1, or the saved setting. 1 trains for --replace_items in another shop, which has the content alone."
+        },
     )
     loss_type: str | None = field(
         default=None,
@@ -167,6 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
         item_columns=model.item_columns or (),
         item_column=data.item_column,
         removed=model.remove_items or (),
+        replace=model.replace_items,
         hold_out=data.hold_out_items,
         new_item_loss=model.new_item_loss,
         collator=model.collator,

@@ -2,8 +2,9 @@
 
 from .arguments import RecommendationTrainingArguments
 from .create import create_model, load_model
+from .fine_tune import fine_tune
 from .fit import fit, make_trainer
-from .growth import add_items, remove_items
+from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
 from .run import evaluate_recommender, train_recommender
 from .trainer import RecommendationTrainer
@@ -15,9 +16,11 @@ __all__ = [
     "choose_new_item_offset",
     "create_model",
     "evaluate_recommender",
+    "fine_tune",
     "fit",
     "load_model",
     "make_trainer",
     "remove_items",
+    "replace_items",
     "train_recommender",
 ]

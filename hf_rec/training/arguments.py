@@ -12,6 +12,12 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 from .recipes import choose_batch_size, choose_recipe
 
 MIN_STEPS = 1_000
+# Of a new model, and of a saved one that is trained further, where they are not given.
+PACE = {"warmup_steps": 100, "eval_steps": 0.04, "save_steps": 0.04, "logging_steps": 0.04}
+FINE_TUNING_PACE = {"warmup_steps": 0.1, "eval_steps": 0.2, "save_steps": 0.2, "logging_steps": 0.2}
+FINE_TUNING_STEPS = 0.1  # of those of a new model
+MIN_FINE_TUNING_STEPS = 200
+FINE_TUNING_RATE = 0.5  # of the peak rate of a new model
 
 
 @dataclass
@@ -19,7 +25,8 @@ class RecommendationTrainingArguments(TrainingArguments):
     """`TrainingArguments` with defaults for a recommender, which hold from small to large logs.
 
     Training takes the steps of the recipe, at least 1,000, unless `num_train_epochs` or `max_steps` is given. The
-    learning rate decays to zero, with 25 validations on the way. [`fit`] chooses what is left at 0 or None; for a
+    learning rate decays to zero, with 25 validations on the way. A saved model is trained further in a tenth of the
+    steps, at least 200, with half the rate and 5 validations. [`fit`] chooses what is left at 0 or None; for a
     Trainer of your own, give the rate, the weight decay, the steps and the batch sizes.
     """
 
@@ -44,8 +51,11 @@ class RecommendationTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "Weight decay of AdamW; default: that of the recipe."},
     )
-    warmup_steps: float = field(
-        default=100, metadata={"help": "Steps to the peak rate; below 1, a share of all steps."}
+    warmup_steps: float | None = field(
+        default=None,
+        metadata={
+            "help": "Steps to the peak rate; below 1, a share of all steps. Default: 100, for a saved model 0.1."
+        },
     )
     train_sampling_strategy: str = field(
         default="group_by_length",
@@ -56,16 +66,17 @@ class RecommendationTrainingArguments(TrainingArguments):
     )
     eval_strategy: str = field(default="steps", metadata={"help": "When to validate: 'steps', 'epoch' or 'no'."})
     eval_steps: float | None = field(
-        default=0.04, metadata={"help": "Steps in between; below 1, a share of all steps."}
+        default=None,
+        metadata={"help": "Steps in between; below 1, a share of all steps. Default: 0.04, for a saved model 0.2."},
     )
     save_strategy: str = field(default="steps", metadata={"help": "When to save a checkpoint; as `eval_strategy`."})
-    save_steps: float = field(default=0.04, metadata={"help": "Steps in between; below 1, a share of all steps."})
+    save_steps: float | None = field(default=None, metadata={"help": "As `eval_steps`."})
     save_total_limit: int | None = field(default=1, metadata={"help": "Checkpoints to keep beside the best one."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best model, not the last."})
     metric_for_best_model: str = field(
         default="ndcg@10", metadata={"help": "Metric for the best model and early stopping."}
     )
-    logging_steps: float = field(default=0.04, metadata={"help": "Steps in between; below 1, a share of all steps."})
+    logging_steps: float | None = field(default=None, metadata={"help": "As `eval_steps`."})
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Replace the run that the output folder holds, and train anew."}
     )
@@ -77,6 +88,9 @@ class RecommendationTrainingArguments(TrainingArguments):
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pinned memory for GPU transfers."})
 
     def __post_init__(self):
+        self.open_pace = [name for name in PACE if getattr(self, name) is None]
+        for name in self.open_pace:
+            setattr(self, name, PACE[name])
         if self.num_train_epochs is None:
             self.num_train_epochs = 3.0  # the default of TrainingArguments; max_steps takes precedence
         elif self.max_steps == 0:
@@ -110,4 +124,18 @@ def complete_arguments(args: TrainingArguments, config: Bert4RecConfig, lengths:
     return args
 
 
-__all__ = ["RecommendationTrainingArguments", "complete_arguments"]
+def fine_tuning_arguments(
+    args: RecommendationTrainingArguments, config: Bert4RecConfig, lengths: Sequence[int]
+) -> RecommendationTrainingArguments:
+    """As [`complete_arguments`], for a saved model that is trained further on a log much like its own."""
+    completed = complete_arguments(args, config, lengths)
+    if not args.max_steps:
+        completed.max_steps = max(round(completed.max_steps * FINE_TUNING_STEPS), MIN_FINE_TUNING_STEPS)
+    if args.learning_rate is None:
+        completed.learning_rate *= FINE_TUNING_RATE
+    for name in args.open_pace:
+        setattr(completed, name, FINE_TUNING_PACE[name])
+    return completed
+
+
+__all__ = ["RecommendationTrainingArguments", "complete_arguments", "fine_tuning_arguments"]

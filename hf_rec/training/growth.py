@@ -1,4 +1,4 @@
-"""New items for a trained model."""
+"""New items for a trained model, and a whole new catalogue."""
 
 from collections.abc import Iterable
 
@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from ..data.columns import as_array, id_strings
 from ..data.items import align_items, item_values
 from ..data.tokenization_items import ItemTokenizer
+from ..model.features import encode
+from .categories import extend_item_categories
 
 STARTS = ("content", "similar", "mean")
 NEIGHBOURS = 10  # known items whose mean a "similar" start takes
@@ -26,7 +28,8 @@ def add_items(
 ) -> list[str]:
     """Add items to the catalogue of a trained model and to its tokenizer, in place.
 
-    Items that are already known keep their token ids, vectors and scores; their content is not changed.
+    Items that are already known keep their token ids, vectors and scores; their content is not changed. A category
+    that no known item has begins as an unknown one, until training learns it.
 
     Args:
         item_ids: Of the new items; known ones are left out.
@@ -70,12 +73,60 @@ def add_items(
     tokenizer.add_tokens(new)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if columns:
+        extend_item_categories(model, content)
         model.store_items(added, content)
     for table in model.tables:
         start_vectors(table, torch.from_numpy(old_items), added, start)
     bias = model.scores.bias
     bias[added] = bias[old_items].mean() + config.new_item_offset
     return new
+
+
+@torch.no_grad()
+def replace_items(
+    model: PreTrainedModel, tokenizer: ItemTokenizer, item_ids: Iterable, items, item_column: str = "item_id"
+) -> ItemTokenizer:
+    """Give a trained model the catalogue of another shop, in place: what it learned of content and of the order of
+    events stays, and all that belongs to single items goes.
+
+    Every item begins with its content alone: the vector of its id is zero, its bias the mean of the old ones. The
+    encoder, the projections and the whitening of vectors stay, so vectors must come from the same text or image
+    encoder. Categories with the name of an old one keep its vector; a new one begins as unknown.
+
+    Args:
+        item_ids: Of the new catalogue.
+        items: A table with the content of these items, as for [`align_items`].
+        item_column: Its column of the item id.
+
+    Returns:
+        The tokenizer of the new catalogue.
+
+    Raises:
+        ValueError: for a model that reads no content of items, of which nothing would be known, and for vectors of
+            another width.
+    """
+    features = model.config.item_features
+    if not features or items is None:
+        raise ValueError(
+            "to replace the items of a model it must read their content, and the new items need a table; the model "
+            f"reads {[feature.name for feature in features]} and {'no' if items is None else 'a'} table was given"
+        )
+    replaced = ItemTokenizer.from_items(item_ids, max_length=model.config.max_position_embeddings)
+    tokens = np.setdiff1d(np.arange(len(replaced)), replaced.all_special_ids)
+    columns = [feature.name for feature in features]
+    content = align_items(items, replaced.item_ids.take(pa.array(tokens)), columns, item_column)
+    values = item_values(features, content)
+    for feature in features:
+        encode(feature, values[feature.name])  # an error before the model is changed
+    bias = model.scores.bias[np.setdiff1d(np.arange(len(tokenizer)), model.config.special_token_ids)].mean()
+    model.config.removed_ids = None
+    model.resize_token_embeddings(len(replaced), mean_resizing=False)
+    extend_item_categories(model, values)
+    model.store_items(torch.from_numpy(tokens), values)
+    for table in model.tables:
+        table.id_embeddings.weight[tokens] = 0.0
+    model.scores.bias[tokens] = bias
+    return replaced
 
 
 def remove_items(model: PreTrainedModel, tokenizer: ItemTokenizer, item_ids: Iterable) -> None:
@@ -106,4 +157,4 @@ def start_vectors(table, old: torch.Tensor, added: torch.Tensor, start: str) -> 
             weight[rows] = weight[old[nearest]].mean(1)
 
 
-__all__ = ["STARTS", "add_items", "remove_items"]
+__all__ = ["STARTS", "add_items", "remove_items", "replace_items"]

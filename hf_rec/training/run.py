@@ -20,11 +20,13 @@ from ..hub.card import model_card
 from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
-from .arguments import RecommendationTrainingArguments, complete_arguments
+from .arguments import RecommendationTrainingArguments, complete_arguments, fine_tuning_arguments
+from .categories import extend_event_categories
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import all_items, create_model, load_model
+from .fine_tune import fine_tune
 from .fit import fit
-from .growth import add_items, remove_items
+from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
 from .report import Origin, card_facts, plot_training_curve
 
@@ -43,6 +45,7 @@ def train_recommender(
     item_columns: Iterable[str] = (),
     item_column: str = "item_id",
     removed: Iterable[str] = (),
+    replace: bool = False,
     hold_out: float = 0.0,
     new_item_loss: float = 0.02,
     collator: Mapping[str, Any] | None = None,
@@ -58,13 +61,16 @@ def train_recommender(
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
         args: Arguments of the Trainer, which are not changed.
-        model_name_or_path: A saved model to fine-tune. Items that it does not know are added to its catalogue.
+        model_name_or_path: A saved model to fine-tune, with fewer steps and a lower rate than a new one where `args`
+            leave them open. Items and categories that it does not know are added.
         config: Fields of the [`Bert4RecConfig`]; for a saved model none that its weights depend on.
         event_columns, request_columns: Features of a new model by name, as for [`name_features`].
         items: A table with the content of the items, as for [`align_items`].
         item_columns: Its columns that a new model reads, as for [`name_item_features`].
         item_column: Its column of the item id.
         removed: Items of a saved model that are no longer recommended.
+        replace: Whether a saved model forgets its catalogue and gets that of `splits`, as [`replace_items`] does it;
+            it is then trained like a new one.
         hold_out: Share of the items that are left out of training, the newest ones, and added afterwards, to measure
             how well new items are recommended.
         new_item_loss: Share of the validation NDCG@10 of known items that may be lost to place new items higher; see
@@ -82,8 +88,8 @@ def train_recommender(
     name = model_name(args)
     folder = RunFolder(args.output_dir, Bert4RecConfig.model_type, args.overwrite_output_dir)
     removed = list(removed)
-    if removed and not model_name_or_path:
-        raise ValueError(f"removed items {removed[:3]} are an option of a saved model (--remove_items)")
+    if (removed or replace) and not model_name_or_path:
+        raise ValueError("to remove or replace items is an option of a saved model (--remove_items, --replace_items)")
     whole, new_items = splits, []
     if hold_out:
         splits, new_items = hold_out_items(splits, hold_out)
@@ -93,14 +99,16 @@ def train_recommender(
             raise ValueError("event_columns, request_columns and item_columns are options of a new model")
         fields = dict(config or {}) | ({"max_position_embeddings": max_length} if max_length else {})
         model, tokenizer = load_model(model_name_or_path, fields)
-        add_items(model, tokenizer, all_items(splits), items, item_column)
+        tokenizer = meet_log(model, tokenizer, splits, replace, items, item_column)
         remove_items(model, tokenizer, removed)
     else:
         model, tokenizer = create_model(
             splits, config, max_length, event_columns, request_columns, items, item_columns, item_column
         )
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
-    completed = complete_arguments(args, model.config, tokenized["train"]["length"][:])
+    further = model_name_or_path and not replace
+    complete, train = (fine_tuning_arguments, fine_tune) if further else (complete_arguments, fit)
+    completed = complete(args, model.config, tokenized["train"]["length"][:])
     identity = identify_run(
         model,
         tokenized,
@@ -118,7 +126,9 @@ def train_recommender(
             logger.warning(f"{folder.path} holds this run, finished; give --overwrite_output_dir to repeat it")
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
-        trainer = fit(model, tokenizer, tokenized, args, collator=collator, patience=patience, checkpoint=checkpoint)
+        trainer = train(
+            model, tokenizer, tokenized, completed, collator=collator, patience=patience, checkpoint=checkpoint
+        )
         if model.config.item_features:
             model.config.new_item_offset = choose_new_item_offset(model, tokenized, new_item_loss)
         if new_items:
@@ -143,6 +153,18 @@ def train_recommender(
     if args.push_to_hub:
         push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
     return results
+
+
+def meet_log(
+    model: PreTrainedModel, tokenizer: ItemTokenizer, splits: DatasetDict, replace: bool, items, item_column: str
+) -> ItemTokenizer:
+    """Let a saved model know the items and the categories of other splits, in place; returns its tokenizer."""
+    if replace:
+        tokenizer = replace_items(model, tokenizer, all_items(splits), items, item_column)
+    else:
+        add_items(model, tokenizer, all_items(splits), items, item_column)
+    extend_event_categories(model, splits["train"])
+    return tokenizer
 
 
 def new_and_known(tokenizer: ItemTokenizer, new_items: Iterable[str]) -> dict[str, np.ndarray]:

@@ -109,3 +109,14 @@ def test_wrong_options_are_errors_that_name_them(shop, tmp_path, options, named)
     options = [shop / "items.parquet" if option == "ITEMS" else option for option in options]
     with pytest.raises(SystemExit, match=named):
         run("train", "--train_file", shop / "log.parquet", "--output_dir", tmp_path / "model", *options, *TINY)
+
+
+def test_the_share_of_hidden_ids_is_an_option_of_new_and_saved_models(shop, tmp_path):
+    items = ["--train_file", shop / "log.parquet", "--items_file", shop / "items.parquet"]
+    new = ["--item_columns", "country", "--id_dropout_prob", 0.5]
+    run("train", *items, "--output_dir", tmp_path / "new", *new, *TINY)
+    assert Bert4RecConfig.from_pretrained(tmp_path / "new").id_dropout_prob == 0.5
+    for name, options, expected in (("kept", [], 0.5), ("changed", ["--id_dropout_prob", 1], 1)):
+        saved = ["--model_name_or_path", tmp_path / "new", *options]
+        run("train", *items, "--output_dir", tmp_path / name, *saved, *TINY[4:])
+        assert Bert4RecConfig.from_pretrained(tmp_path / name).id_dropout_prob == expected

@@ -10,8 +10,15 @@ from runs import country_log
 from hf_rec.cli.main import COMMANDS, main
 
 OPTIONS = {
-    "train": ["--train_file", "--output_dir", "--event_columns", "--request_columns", "--objective", "--max_steps"],
-    "evaluate": ["--model_name_or_path", "--train_file", "--split", "--include_seen", "--output_file"],
+    "train": [
+        "--train_file",
+        "--output_dir",
+        "--event_columns",
+        "--request_columns",
+        "--objective",
+        "--replace_items",
+    ],
+    "evaluate": ["--model_name_or_path", "--train_file", "--split", "--include_seen", "--history_lengths", "--plot"],
     "recommend": ["--model_name_or_path", "--history", "--file", "--request", "--top_k", "--candidates"],
     "export": ["--model_name_or_path", "--output_dir", "--top_k", "--quantize"],
     "add-items": ["--model_name_or_path", "--items_file", "--output_dir", "--start", "--remove_items"],

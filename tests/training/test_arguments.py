@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from hf_rec import Bert4RecConfig
-from hf_rec.training.arguments import RecommendationTrainingArguments, complete_arguments
+from hf_rec.training.arguments import RecommendationTrainingArguments, complete_arguments, fine_tuning_arguments
 from hf_rec.training.recipes import choose_recipe
 
 CONFIG = Bert4RecConfig(vocab_size=1_003, max_position_embeddings=50, is_decoder=True)
@@ -32,6 +32,27 @@ def test_what_is_given_stays(tmp_path):
     }
     completed = complete_arguments(RecommendationTrainingArguments(str(tmp_path), **given), CONFIG, LENGTHS)
     assert {name: getattr(completed, name) for name in given} == given
+
+
+def test_a_saved_model_is_trained_further_in_fewer_steps_at_a_lower_rate(tmp_path):
+    names = ("max_steps", "learning_rate", "warmup_steps", "eval_steps", "save_steps", "logging_steps", "weight_decay")
+    args, recipe = RecommendationTrainingArguments(str(tmp_path)), choose_recipe(True, 50)
+    new, few, many = (
+        [getattr(completed, name) for name in names]
+        for completed in (
+            complete_arguments(args, CONFIG, LENGTHS),
+            fine_tuning_arguments(args, CONFIG, LENGTHS),
+            fine_tuning_arguments(args, CONFIG, LENGTHS * 50),
+        )
+    )
+    assert new == [1_000, recipe.learning_rate, 100, 0.04, 0.04, 0.04, recipe.weight_decay]
+    assert few == [200, recipe.learning_rate / 2, 0.1, 0.2, 0.2, 0.2, recipe.weight_decay]
+    assert many == [800, *few[1:]]  # a tenth of 400,000 interactions / 50
+    given = dict(zip(names, [33, 0.5, 7, 0.04, 0.08, 0.5, 0.0], strict=True))
+    completed = fine_tuning_arguments(RecommendationTrainingArguments(str(tmp_path), **given), CONFIG, LENGTHS)
+    assert {name: getattr(completed, name) for name in names} == given
+    by_epoch = RecommendationTrainingArguments(str(tmp_path), num_train_epochs=2)
+    assert fine_tuning_arguments(by_epoch, CONFIG, LENGTHS).max_steps == -1
 
 
 def test_epochs_take_the_place_of_steps(tmp_path):
