@@ -11,6 +11,7 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_inputs, build_request
 
 START_PROBABILITY = 0.1  # share of a causal model's training rows that begin with a mask
+COLLATED = ("basket_ids", "seen_ids")  # columns that the collator reads and no model does
 FORGET_PROBABILITY = 0.1  # share of the rows without features, and of the other features that are hidden
 
 
@@ -27,6 +28,7 @@ class RecommendationCollator:
     no features, and a tenth of the other features is hidden, as they may be missing in serving.
 
     A row with `labels`, the id of the next item, is for evaluation and becomes what the pipeline makes of its history.
+    Its `seen_ids`, where there are some, are left out of the ranking in place of the items of its history.
 
     Random numbers come from torch's global generator. The Trainer seeds it, restores it on resuming and seeds it anew
     in each data-loader worker.
@@ -61,7 +63,8 @@ class RecommendationCollator:
                 "event_features; tokenize them with features=config.features"
             )
         if "labels" in rows[0]:
-            batch = build_request(self.config, histories, event_features, self.config.exclude_seen)
+            seen = [row["seen_ids"] for row in rows] if "seen_ids" in rows[0] else None
+            batch = build_request(self.config, histories, event_features, self.config.exclude_seen, seen=seen)
             return batch | {"labels": torch.tensor([[row["labels"]] for row in rows])}
         if "basket_ids" in rows[0]:
             baskets = [row["basket_ids"] for row in rows]

@@ -101,7 +101,8 @@ def evaluate_scorer(
     for start in tqdm(range(0, len(dataset), batch_size), desc=description, leave=False):
         batch = dataset[start : start + batch_size]
         histories = batch["input_ids"]
-        banned = build_request(config, histories, exclude_seen=config.exclude_seen)["banned_ids"]
+        seen = batch.get("seen_ids")
+        banned = build_request(config, histories, exclude_seen=config.exclude_seen, seen=seen)["banned_ids"]
         scores = ban_items_(score(histories), banned, config.unavailable_ids)
         labels.append(torch.tensor(batch["labels"]).unsqueeze(1))
         ranked.append(metrics.preprocess(scores, labels[-1]))

@@ -29,9 +29,10 @@ def evaluate_history_lengths(
 ) -> dict[str, dict]:
     """Metrics of a model and of the baselines when each history is cut to its last events.
 
-    All rows have the same targets; a history that is shorter than the cut stays whole. The model, the baselines and
-    the exclusion of seen items read the cut history alone, so items before the cut may be recommended. The features of
-    the request stay; the time since the event before is unknown at length 0.
+    All rows have the same targets; a history that is shorter than the cut stays whole. The model and the baselines
+    read the cut history alone. With `config.exclude_seen` the items of the whole history are left out, so that the
+    rows differ only in what is read. The features of the request stay; the time since the event before is unknown at
+    length 0.
 
     Args:
         splits: As [`leave_one_out`] and [`temporal_split`] return them.
@@ -51,13 +52,14 @@ def evaluate_history_lengths(
     if lengths and lengths[0] < 0:
         raise ValueError(f"a history has 0 or more events, got history_lengths {lengths}")
     config, found = model.config, {}
-    train = tokenize_splits(DatasetDict(train=splits["train"]), tokenizer, config.features)["train"]
+    whole = tokenize_splits(DatasetDict({"train": splits["train"], split: splits[split]}), tokenizer, config.features)
+    train, seen = whole["train"], as_array(whole[split]["input_ids"])
     metrics = ranking_metrics(train, config)
     events = list_lengths(as_array(splits[split]["item_ids"]))
     for length in (*lengths, None):
         cut = splits[split] if length is None else last_events(splits[split], length)
         tokenized = tokenize_splits(DatasetDict({split: cut}), tokenizer, config.features)
-        tokenized["train"] = train
+        tokenized = DatasetDict({"train": train, split: tokenized[split].add_column("seen_ids", seen)})
         rows = evaluate_baselines(tokenized, config, metrics, split)
         rows[name] = evaluate(model, tokenized, split=split, batch_size=batch_size)
         count = int((events >= (length or 0)).sum())

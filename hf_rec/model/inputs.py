@@ -80,14 +80,19 @@ def build_request(
     event_features: Sequence | None = None,
     exclude_seen: bool = True,
     blocked: Sequence[int] = (),
+    seen: Sequence[History] | None = None,
 ) -> dict[str, torch.Tensor]:
     """A batch that asks for the item after each history, for evaluation and serving alike.
+
+    Args:
+        seen: The items that `exclude_seen` leaves out for each history; those of the history if None.
 
     Returns:
         What [`build_inputs`] returns and `banned_ids` (batch, most banned items): the blocked items and, with
         `exclude_seen`, those of the whole history.
     """
-    banned = [[*dict.fromkeys([*history, *blocked])] if exclude_seen else [*blocked] for history in histories]
+    seen = histories if seen is None else seen
+    banned = [[*dict.fromkeys([*items, *blocked])] if exclude_seen else [*blocked] for items in seen]
     inputs = build_inputs(config, histories, event_features, request=True)
     return inputs | {"banned_ids": pad_rows(banned, config.pad_token_id)[0]}
 

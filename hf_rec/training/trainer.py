@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..compat import last_log, length_grouping
+from ..data.collator import COLLATED
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .optimization import SparseRowAdamW
 from .recipes import LARGE_CATALOGUE
@@ -34,6 +35,10 @@ class RecommendationTrainer(Trainer):
         }
         if given := {name: value for name, value in replaced.items() if value}:
             raise ValueError(f"the model computes its own loss, which {given} would replace; leave this out")
+
+    def _set_signature_columns_if_needed(self):
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*dict.fromkeys([*self._signature_columns, *COLLATED])]
 
     def get_train_dataloader(self):
         given = self.data_collator

@@ -12,7 +12,7 @@ from runs import SIZES, as_table
 from hf_rec import RecommendationPipeline
 from hf_rec.cli.main import main
 from hf_rec.data import build_sequences, histories_of, leave_one_out, tokenize_splits
-from hf_rec.evaluation import evaluate_baselines, ranking_metrics
+from hf_rec.evaluation.baselines import BASELINES
 from hf_rec.evaluation.history_length import evaluate_history_lengths, history_length_table, last_events
 from hf_rec.hub import save_recommender
 from hf_rec.training import create_model
@@ -37,8 +37,8 @@ def recommender(is_decoder: bool, **config):
     columns = {"event_columns": ["rating"], "request_columns": ["country", "time_gap", "hour"]}
     model, tokenizer = create_model(splits, SIZES | {"is_decoder": is_decoder, **config}, 16, **columns)
     for name, weights in model.named_parameters():
-        if "feature" in name or "bias" in name:
-            torch.nn.init.normal_(weights)  # so that features count
+        if any(part in name for part in ("feature", "bias", "id_embeddings")):
+            torch.nn.init.normal_(weights)  # so that all of them count
     return splits, model.eval(), tokenizer
 
 
@@ -62,20 +62,31 @@ def test_each_length_has_the_metrics_of_requests_with_so_many_events(is_decoder,
     for length, row in found.items():
         cut = cut_slowly(splits["test"], None if length == "whole" else int(length))
         ranks = []
-        for history, target in zip(histories_of(cut, model.config.features), cut["target_id"], strict=True):
-            items = [entry["item_id"] for entry in recommend(history, top_k=model.config.vocab_size)]
-            ranks.append(1 + items.index(target) if target in items else np.inf)
+        whole = splits["test"]["item_ids"][:]
+        for history, items, target in zip(
+            histories_of(cut, model.config.features), whole, cut["target_id"], strict=True
+        ):
+            blocked = items if exclude_seen else []
+            listed = [entry["item_id"] for entry in recommend(history, top_k=model.config.vocab_size, blocked=blocked)]
+            ranks.append(1 + listed.index(target) if target in listed else np.inf)
         ranks = np.array(ranks)
         values.append(np.mean(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0)))
         assert row["metrics"]["mine"]["ndcg@10"] == pytest.approx(values[-1])
         assert row["metrics"]["mine"]["hr@10"] == pytest.approx(np.mean(ranks <= 10))
         tokenized = tokenize_splits(DatasetDict(splits | {"test": cut}), tokenizer, model.config.features)
-        metrics = ranking_metrics(tokenized["train"], model.config)
-        baselines = evaluate_baselines(tokenized, model.config, metrics)
-        assert {name: row["metrics"][name] for name in baselines} == baselines
-        whole = [len(history) for history in splits["test"]["item_ids"]]
+        for name, baseline in BASELINES.items():
+            scores = baseline(tokenized["train"], len(tokenizer))(tokenized["test"]["input_ids"][:])
+            scores[:, :3] = -np.inf
+            for place, items in enumerate(whole):
+                scores[place, tokenizer.convert_tokens_to_ids(items) if exclude_seen else []] = -np.inf
+            targets = torch.tensor(tokenized["test"]["labels"])
+            ranks = (scores >= scores.gather(1, targets[:, None])).sum(1).numpy()
+            ranks = np.where(np.isfinite(scores.gather(1, targets[:, None])[:, 0]), ranks, np.inf)
+            assert row["metrics"][name]["hr@10"] == pytest.approx(np.mean(ranks <= 10))
+            gains = np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0)
+            assert row["metrics"][name]["ndcg@10"] == pytest.approx(np.mean(gains))
         least = 0 if length == "whole" else int(length)
-        assert row["histories"] == sum(events >= least for events in whole)
+        assert row["histories"] == sum(len(items) >= least for items in whole)
     assert len({*values}) == 4
 
 

@@ -187,3 +187,27 @@ def test_the_optimizer_of_rows_has_the_settings_of_the_arguments(tmp_path):
     assert optimizer is SparseRowAdamW
     group = optimizer(small_model(23, is_decoder=True).parameters(), **settings).param_groups[0]
     assert (group["lr"], group["betas"], group["eps"]) == (0.1, (0.5, 0.6), 1e-3)
+
+
+def test_the_trainer_shuffles_the_items_of_a_basket(recommender, tmp_path):
+    model, tokenizer, tokenized = recommender
+    train = tokenized["train"]
+    one_basket = train.add_column("basket_ids", [[0] * length for length in train["length"]])
+    args = arguments(tmp_path, train_sampling_strategy="random", per_device_train_batch_size=len(train))
+    orders = []
+    for rows in (train, one_basket):
+        trainer = make_trainer(
+            model, tokenizer, {**tokenized, "train": rows}, args, collator={"window_probability": 0.0}
+        )
+        trainer.get_train_dataloader()
+        trainer.model.train()
+        torch.manual_seed(0)
+        (batch,) = trainer.get_train_dataloader()
+        assert "basket_ids" not in batch
+        histories = [[id for id in row if id not in (0, 2)] for row in batch["input_ids"].tolist()]
+        orders.append(histories)
+    whole = {tuple(ids) for ids in train["input_ids"] if len(ids) < 16}
+    plain, shuffled = ({tuple(history) for history in histories if len(history) < 15} for histories in orders)
+    assert plain <= whole and len(plain) > 20
+    assert not shuffled <= whole
+    assert {tuple(sorted(ids)) for ids in shuffled} <= {tuple(sorted(ids)) for ids in whole}
