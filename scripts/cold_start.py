@@ -7,10 +7,11 @@ the accuracy for the held-out items (cold) and for the others (warm). A run that
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from pathlib import Path
+
+from reproduce import spread
 
 from hf_rec.evaluation.baselines import NAMES
 
@@ -36,12 +37,6 @@ def train(name: str, options: argparse.Namespace, others: list[str], content: li
     return json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
 
 
-def cell(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, epilog="Other options are those of `hf-rec train`.")
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
@@ -64,7 +59,7 @@ def main() -> None:
         f"targets, seeds {options.seeds}\n\n| | {' | '.join(METRICS)} |\n|---|{'---|' * len(METRICS)}"
     )
     for label, (name, prefix) in rows.items():
-        values = [cell([run[f"{prefix}_{metric}"] for run in runs[name]]) for metric in METRICS]
+        values = [spread([run[f"{prefix}_{metric}"] for run in runs[name]]) for metric in METRICS]
         print(f"| {label} | {' | '.join(values)} |")
 
 

@@ -9,13 +9,13 @@ is then that before the last item. Unknown options are those of the Trainer. A r
 
 import argparse
 import copy
-import statistics
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
 from datasets import DatasetDict
+from reproduce import spread
 from transformers import HfArgumentParser
 
 from hf_rec import Bert4RecConfig
@@ -59,12 +59,6 @@ def untrained(options: argparse.Namespace, data: DataArguments, splits: DatasetD
     return evaluate(model, tokenize_splits(splits, tokenizer, model.config.features))["ndcg@10"]
 
 
-def cell(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}" if values else "-"
-
-
 def main() -> None:
     parser = HfArgumentParser((DataArguments, RecommendationTrainingArguments), description=__doc__)
     parser.add_argument("--source_model", required=True, help="saved model of the large shop, which reads content")
@@ -91,7 +85,7 @@ def main() -> None:
                 found[kind].append([*results.values()][-1]["ndcg@10"])
             for name in BASELINES:
                 found[name].append(results[name]["ndcg@10"])
-        cells = [cell(found[name]) for name in names]
+        cells = [spread(found[name]) if found[name] else "-" for name in names]
         print(f"| {share:.0%} | {len(part['validation']):,} | {' | '.join(cells)} |", flush=True)
 
 

@@ -4,12 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
 
 from ..data.encode import DERIVED
+from ..data.expressions import columns_of, filter_table
 from ..data.files import TableFiles
+from ..data.items import one_row_each
 from ..data.sequences import build_sequences, read_sequences
-from ..data.sources import PRESETS, as_table, load_log
+from ..data.sources import PRESETS, as_table, column_names, load_log
 from ..data.splits import join_splits, leave_one_out, temporal_split
 from ..data.users import join_users
 from ..model.features import Feature
@@ -197,6 +200,10 @@ class DataArguments(LogArguments):
         split = leave_one_out if self.split == "leave-one-out" else temporal_split
         return split(sequences, target_events=targets)
 
+    def items_of_log(self, columns: Iterable[str]) -> pa.Table:
+        """A row for each item with its most frequent value of each column of the log."""
+        return items_of_log(self.open_log(), self.item_column, columns, self.filter)
+
     @property
     def targets(self) -> dict[str, list[str]] | None:
         """The values of each column that make an event a target; all events if None."""
@@ -227,9 +234,21 @@ class DataArguments(LogArguments):
         return log
 
 
+def items_of_log(log, item_column: str, columns: Iterable[str], filter: str | None = None) -> pa.Table:
+    """A row for each item of a log, with its most frequent value of each column, of the rows for which a filter is
+    true."""
+    names = column_names(log)
+    kept = list(dict.fromkeys([item_column, *columns]))
+    if missing := sorted({*kept} - {*names}):
+        raise ValueError(f"no column {missing} in the log, which has {names}")
+    table = as_table(log, {*kept} | columns_of(filter or "", names))
+    table = filter_table(table, filter) if filter else table
+    return one_row_each(table.select(kept), item_column)
+
+
 def feature_columns(features: Iterable[Feature]) -> list[str]:
     """The columns of a log that a saved model reads beside the ids and the times."""
     return [feature.column for feature in features if feature.kind not in DERIVED]
 
 
-__all__ = ["FLAG", "DataArguments", "LogArguments", "feature_columns"]
+__all__ = ["FLAG", "DataArguments", "LogArguments", "feature_columns", "items_of_log"]

@@ -4,10 +4,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow as pa
 from transformers import HfArgumentParser
 
 from ..data.embed import ENCODERS, add_vectors, embed, join_texts
 from ..data.files import TableFiles
+from .arguments import items_of_log
 
 
 @dataclass
@@ -27,6 +29,17 @@ class EmbedArguments:
     output_column: str | None = field(
         default=None, metadata={"help": "Name of the new column; default: 'text', 'image' or 'audio'."}
     )
+    items_from_log: bool = field(
+        default=False,
+        metadata={
+            "help": "--items_file is an interaction log: the output has one row for each item, with its most frequent "
+            "values."
+        },
+    )
+    item_column: str = field(default="item_id", metadata={"help": "Column of the item."})
+    filter: str | None = field(
+        default=None, metadata={"help": "Rows of the log that are read, as an expression in SQL over its columns."}
+    )
     batch_size: int = field(default=64, metadata={"help": "Items that are encoded together."})
 
     def __post_init__(self):
@@ -34,6 +47,8 @@ class EmbedArguments:
             raise ValueError("give one of --text_columns, --image_column and --audio_column")
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
+        if self.filter and not self.items_from_log:
+            raise ValueError("--filter needs --items_from_log")
 
     @property
     def modality(self) -> str:
@@ -48,7 +63,7 @@ def main(arguments: list[str] | None = None) -> None:
     (args,) = HfArgumentParser(EmbedArguments, prog="hf-rec embed", description=__doc__).parse_args_into_dataclasses(
         arguments
     )
-    table = TableFiles(args.items_file, id_columns=["item_id"]).read()
+    table = read_items(args)
     if missing := sorted({*args.columns} - {*table.column_names}):
         raise ValueError(f"no column {missing} in the table of items, which has {table.column_names}")
     name = args.output_column or args.modality
@@ -63,6 +78,11 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{len(vectors) - vectors.null_count:,} of {len(vectors):,} items have a vector {name!r}: {args.output_file}"
     )
+
+
+def read_items(args: EmbedArguments) -> pa.Table:
+    files = TableFiles(args.items_file, [args.item_column])
+    return items_of_log(files, args.item_column, args.columns, args.filter) if args.items_from_log else files.read()
 
 
 if __name__ == "__main__":

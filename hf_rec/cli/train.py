@@ -60,10 +60,14 @@ class ModelArguments:
         default=None,
         metadata={"help": "A table with one row for each item, its id in --item_column; files as for --train_file."},
     )
+    items_from_log: bool = field(
+        default=False,
+        metadata={"help": "In place of --items_file: an item has the most frequent values of the log's own columns."},
+    )
     item_columns: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Columns of --items_file that a new model reads: categories, numbers, lists of categories, "
+            "help": "Columns of the items that a new model reads: categories, numbers, lists of categories, "
             "vectors; 'name:kind' says which if the type does not."
         },
     )
@@ -150,6 +154,19 @@ class ModelArguments:
         names = ("mask_probability", "last_item_probability", "window_probability")
         return {name: getattr(self, name) for name in names}
 
+    def open_items(self, data: DataArguments):
+        """The table of the items, or None."""
+        if not self.items_from_log:
+            return data.open_files(self.items_file) if self.items_file else None
+        if self.items_file:
+            raise ValueError("give one of --items_file and --items_from_log")
+        columns = self.item_columns
+        if self.model_name_or_path:
+            columns = [
+                feature.name for feature in Bert4RecConfig.from_pretrained(self.model_name_or_path).item_features
+            ]
+        return data.items_of_log([split_name(column)[0] for column in columns or []])
+
     def columns(self) -> list[str]:
         """Columns of the log that the model reads."""
         if self.model_name_or_path:
@@ -177,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
         config=model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
         event_columns=model.event_columns or (),
         request_columns=model.known_before,
-        items=data.open_files(model.items_file) if model.items_file else None,
+        items=model.open_items(data),
         item_columns=model.item_columns or (),
         item_column=data.item_column,
         removed=model.remove_items or (),

@@ -4,7 +4,7 @@ from .collator import RecommendationCollator
 from .encode import fit_features, histories_of, name_features, tokenize_splits
 from .expressions import evaluate_expression, filter_table
 from .files import TableFiles, read_table
-from .items import align_items, name_item_features
+from .items import align_items, name_item_features, one_row_each
 from .sequences import build_sequences, load_preset, read_sequences
 from .sources import PRESETS, load_log
 from .splits import hold_out_items, join_splits, leave_one_out, temporal_split
@@ -30,6 +30,7 @@ __all__ = [
     "load_preset",
     "name_features",
     "name_item_features",
+    "one_row_each",
     "read_sequences",
     "read_table",
     "temporal_split",

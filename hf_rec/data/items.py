@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from transformers.utils import logging
 
 from ..model.features import Feature, fit
-from .columns import as_array, id_strings, is_string
+from .columns import as_array, id_strings, is_list, is_string
 from .encode import kind_of_type, numbers_of, split_name
 from .files import TableFiles, is_path
 from .sources import as_table, column_names
@@ -50,13 +50,52 @@ def align_rows(table, ids: pa.Array, columns: Iterable[str], key_column: str, wh
     several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
     if len(several):
         raise ValueError(
-            f"{len(several)} {what} have several rows in the table of {what}, such as {several[0].as_py()!r}; keep one"
+            f"{len(several)} {what} have several rows in the table of {what}, such as {several[0].as_py()!r}; keep "
+            "one, or the most frequent values (one_row_each; of a log --items_from_log)"
         )
     places = pc.index_in(ids.cast(pa.large_string()), value_set=keys, skip_nulls=True)
     known = len(ids) - ids.null_count
     if missing := known - len(places.drop_null()):
         logger.warning(f"{missing:,} of {known:,} {what} are not in the table of {what}")
     return pa.table({name: as_array(table[name]).take(places) for name in columns})
+
+
+def one_row_each(table, key_column: str) -> pa.Table:
+    """The most frequent value of each column for each key, of equally frequent ones the first; missing values do not
+    count, unless there are no others. A log then serves as a table of its items.
+
+    Args:
+        table: Files, a `datasets.Dataset`, or an Arrow, pandas or Polars table.
+
+    Raises:
+        ValueError: for a missing key column.
+
+    Example:
+        >>> log = pa.table({"item_id": ["a", "b", "a", "a"], "title": ["Lamp", None, "LAMP", "LAMP"]})
+        >>> one_row_each(log, "item_id").to_pylist()
+        [{'item_id': 'a', 'title': 'LAMP'}, {'item_id': 'b', 'title': None}]
+    """
+    if key_column not in (names := column_names(table)):
+        raise ValueError(f"no column {key_column!r} in the table, which has {names}")
+    table = as_table(table, {*names})
+    keys = id_strings(as_array(table[key_column])).dictionary_encode()
+    columns = {key_column: keys.dictionary}
+    for name in names:
+        if name == key_column:
+            continue
+        values = as_array(table[name])
+        if is_list(values.type):
+            raise ValueError(f"column {name!r} has lists, of which none is the most frequent; leave it out")
+        codes = values.dictionary_encode()
+        pairs = pa.table({"key": keys.indices, "code": codes.indices, "row": np.arange(len(values))})
+        pairs = pairs.filter(pc.and_(pc.is_valid(pairs["key"]), pc.is_valid(pairs["code"])))
+        counts = pairs.group_by(["key", "code"]).aggregate([("row", "count"), ("row", "min")])
+        counts = counts.sort_by([("key", "ascending"), ("row_count", "descending"), ("row_min", "ascending")])
+        found, first = np.unique(counts["key"].to_numpy(), return_index=True)
+        best = np.full(len(keys.dictionary), -1)
+        best[found] = counts["code"].to_numpy()[first]
+        columns[name] = codes.dictionary.take(pa.array(best, mask=best < 0))
+    return pa.table(columns)
 
 
 def name_item_features(items: pa.Table, columns: Iterable[str]) -> list[Feature]:
@@ -113,4 +152,4 @@ def split_bags(texts: Sequence[str | None]) -> list[list[str] | None]:
     ]
 
 
-__all__ = ["align_items", "fit_item_features", "item_values", "name_item_features"]
+__all__ = ["align_items", "fit_item_features", "item_values", "name_item_features", "one_row_each"]

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -120,3 +121,37 @@ def test_the_share_of_hidden_ids_is_an_option_of_new_and_saved_models(shop, tmp_
         saved = ["--model_name_or_path", tmp_path / "new", *options]
         run("train", *items, "--output_dir", tmp_path / name, *saved, *TINY[4:])
         assert Bert4RecConfig.from_pretrained(tmp_path / name).id_dropout_prob == expected
+
+
+def test_the_items_may_come_from_the_log_itself(shop, tmp_path):
+    log = pyarrow.parquet.read_table(shop / "log.parquet")
+    country = [item.split("-")[0] for item in log["item_id"].to_pylist()]
+    country[0] = "a slip"  # which is outvoted
+    quantity = [-1 if place % 9 == 5 else 1 for place in range(len(country))]
+    country = [name if many > 0 else "returned" for name, many in zip(country, quantity, strict=True)]
+    raw = log.append_column("land", pa.array(country)).append_column("quantity", pa.array(quantity))
+    pyarrow.parquet.write_table(raw, tmp_path / "log.parquet")
+    options = ["--train_file", tmp_path / "log.parquet", "--filter", "quantity > 0", "--items_from_log"]
+    run("train", *options, "--item_columns", "land", "--output_dir", tmp_path / "model", *TINY)
+    (feature,) = Bert4RecConfig.from_pretrained(tmp_path / "model").item_features
+    assert feature.values == sorted({name for name in country if name not in ("a slip", "returned")})
+    with pytest.raises(SystemExit, match="one of --items_file and --items_from_log"):
+        run("train", *options, "--items_file", shop / "items.parquet", "--output_dir", tmp_path / "x", *TINY)
+    with pytest.raises(SystemExit, match=r"no column \['lands'\] in the log"):
+        run("train", *options, "--item_columns", "lands", "--output_dir", tmp_path / "x", *TINY)
+
+
+def test_texts_of_a_log_are_embedded_once_for_each_item(tmp_path, monkeypatch):
+    log = {"sku": ["a", "b", "a", "a", "c"], "title": ["Lamp", "Cup", "LAMP", "LAMP", "Tea"], "n": [1, 1, 1, 1, -1]}
+    pyarrow.parquet.write_table(pa.table(log), tmp_path / "log.parquet")
+    encoder = {"text": lambda _folder: lambda texts: np.array([[len(text), ord(text[1])] for text in texts])}
+    monkeypatch.setattr("hf_rec.cli.embed.ENCODERS", encoder)
+    options = ["--items_file", tmp_path / "log.parquet", "--text_columns", "title", "--model_name_or_path", "lengths"]
+    options += ["--output_file", tmp_path / "items.parquet", "--item_column", "sku", "--filter", "n > 0"]
+    run("embed", *options, "--items_from_log")
+    assert pyarrow.parquet.read_table(tmp_path / "items.parquet").to_pylist() == [
+        {"sku": "a", "title": "LAMP", "text": [4, ord("A")]},
+        {"sku": "b", "title": "Cup", "text": [3, ord("u")]},
+    ]
+    with pytest.raises(SystemExit, match="--filter needs --items_from_log"):
+        run("embed", *options)

@@ -2,9 +2,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hf_rec import Feature, ItemTokenizer
-from hf_rec.data.items import align_items, fit_item_features, item_values, name_item_features
+from hf_rec.data.items import align_items, fit_item_features, item_values, name_item_features, one_row_each
 
 ITEMS = {
     "item_id": [7, 1, 3, 9],
@@ -79,3 +81,24 @@ def test_categories_and_bins_are_those_of_the_items_in_training(tokenizer):
     assert values["genres"][5:] == [["Drama", "War"], ["War"]]
     assert np.isnan(values["price"][4]) and values["price"][5] == 3.0
     assert Feature(**features["price"].to_dict()).edges == [3.0]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", None]), st.sampled_from(["x", "y", "z", None])), min_size=1))
+@settings(max_examples=60, deadline=None)
+def test_an_item_of_a_log_has_its_most_frequent_values(rows):
+    log = pa.table(
+        {"title": [title for _, title in rows], "item_id": pa.array([item for item, _ in rows], pa.string())}
+    )
+    expected = {}
+    for item in dict.fromkeys(item for item, _ in rows if item):
+        titles = [title for other, title in rows if other == item and title]
+        expected[item] = max(dict.fromkeys(titles), key=titles.count, default=None)
+    found = one_row_each(log, "item_id")
+    assert dict(zip(found["item_id"].to_pylist(), found["title"].to_pylist(), strict=True)) == expected
+
+
+def test_a_log_with_lists_or_without_the_item_is_refused():
+    with pytest.raises(ValueError, match="'tags' has lists"):
+        one_row_each(pa.table({"item_id": ["a"], "tags": [["x"]]}), "item_id")
+    with pytest.raises(ValueError, match=r"no column 'sku' in the table, which has \['item_id'\]"):
+        one_row_each(pa.table({"item_id": ["a"]}), "sku")
