@@ -17,12 +17,12 @@ from .labels import MISSING
 class LabelCollator:
     """Pads tokenized histories and chooses the events whose labels are learned.
 
-    A row with `event_labels` is for training. One labelled event of it is drawn. An encoder reads the history up to
-    that event, which is the target. A causal model reads a window around it, in which each other labelled event is a
-    target, too, with `label_probability`. The `event` columns of targets are hidden, and features are hidden at random
-    as by [`RecommendationCollator`].
+    A row with a list of `labels` is for training. One labelled event of it is drawn. An encoder reads the history up
+    to that event, which is the target. A causal model reads a window around it, in which each other labelled event is
+    a target, too, with `label_probability`. The `event` columns of targets are hidden, and features are hidden at
+    random as by [`RecommendationCollator`].
 
-    A row with `labels` is for evaluation: its last position is the target, and it becomes what the pipeline makes of
+    A row with one label is for evaluation: its last position is the target, and it becomes what the pipeline makes of
     its history.
 
     Random numbers come from torch's global generator.
@@ -50,7 +50,7 @@ class LabelCollator:
                 f"the model reads {[feature.name for feature in self.config.features]}, but the rows have no "
                 "event_features; tokenize them with features=config.features"
             )
-        if "labels" in rows[0]:
+        if not isinstance(rows[0]["labels"], list):
             return build_targets(self.config, *inputs_of(rows)) | {"labels": torch.tensor([r["labels"] for r in rows])}
         drawn = [self.draw(row) for row in rows]
         ids, codes = inputs_of(rows, [window for window, _, _ in drawn])
@@ -62,7 +62,7 @@ class LabelCollator:
 
     def draw(self, row: Mapping[str, Any]) -> tuple[slice, np.ndarray, np.ndarray]:
         """The part of a row that is read, the places of the targets in it, and their labels."""
-        labels, room = np.asarray(row["event_labels"]), self.config.max_position_embeddings
+        labels, room = np.asarray(row["labels"]), self.config.max_position_embeddings
         places = np.flatnonzero(labels != MISSING)
         drawn = places[int(torch.randint(len(places), ()))]
         if not self.config.is_decoder:

@@ -201,10 +201,10 @@ def tokenize_labels(
         features: `config.features` of the model, fitted.
 
     Returns:
-        For each split `user_id`, `input_ids`, `length` and, with features, `event_features`. A row of an evaluation
-        split ends with the target, an item or a mask, and has its label as `labels`. A row for training has a label
-        for each position as `event_labels`, -100 where there is none; of users only the last position, the mask, has
-        one. Evaluation rows of events have `event_labels` for their history, which the baselines read.
+        For each split `user_id`, `input_ids`, `length`, `labels` and, with features, `event_features`. A row of an
+        evaluation split ends with the target, an item or a mask, and has one label. A row for training has a list of
+        labels, one for each position, -100 where there is none; of users only the last position, the mask, has one.
+        Evaluation rows of events have the labels of their history as `event_labels`, which the baselines read.
     """
     check_request(splits["test"], features, label)
     tokenized = tokenize_splits(splits, tokenizer, features)
@@ -232,7 +232,7 @@ def label_rows(tokenized: Dataset, split: Dataset, tokenizer: ItemTokenizer, lab
         known = tokenizer.encode_column(split["item_ids"]).flatten().to_numpy() != tokenizer.unk_token_id
         events = as_array(split[LABEL])
         events = make_lists(pa.array(label.encode(events.flatten())), list_lengths(events))
-        columns["event_labels"] = filter_lists(events, known).take(rows)
+        columns["event_labels" if targets is not None else "labels"] = filter_lists(events, known).take(rows)
     if targets is not None:
         columns["input_ids"] = append_to_lists(columns["input_ids"], targets)
         columns["length"] = pa.array(list_lengths(columns["input_ids"]))
@@ -243,14 +243,14 @@ def label_rows(tokenized: Dataset, split: Dataset, tokenizer: ItemTokenizer, lab
 def labelled(columns: dict[str, pa.Array], name: str, label: Label) -> Dataset:
     """The rows of a split that have a label."""
     if name == "train" and label.of == "user":
-        labels = columns.pop("labels").to_numpy()
+        labels = columns["labels"].to_numpy()
         lengths = list_lengths(columns["input_ids"])
         flat = np.full(lengths.sum(), MISSING, dtype=labels.dtype)
         flat[np.cumsum(lengths) - 1] = labels
-        columns["event_labels"] = make_lists(pa.array(flat), lengths)
+        columns["labels"] = make_lists(pa.array(flat), lengths)
     if name == "train":
-        flat = columns["event_labels"].flatten().to_numpy()
-        rows = np.repeat(np.arange(len(columns["length"])), list_lengths(columns["event_labels"]))
+        flat = columns["labels"].flatten().to_numpy()
+        rows = np.repeat(np.arange(len(columns["length"])), list_lengths(columns["labels"]))
         kept = np.bincount(rows[flat != MISSING], minlength=len(columns["length"])) > 0
         if label.of == "event":
             report(
