@@ -219,7 +219,9 @@ def test_in_training_nothing_of_the_event_and_nothing_after_it_moves_the_logits(
     changed = copy.deepcopy(rows)
     row, length, columns = changed[0], len(rows[0]["input_ids"]), model.config.columns
     codes = np.array(row["event_features"])
-    codes[event, columns.of_event] = (codes[event] + rng.integers(1, SIZES))[columns.of_event] % SIZES[columns.of_event]
+    codes[event, columns.of_event] = (codes[event] + rng.integers(1, SIZES))[columns.of_event] % SIZES[
+        columns.of_event
+    ]
     codes[event + 1 :] = rng.integers(0, SIZES, size=(length - event - 1, len(SIZES)))
     row["event_features"] = codes.tolist()
     row["input_ids"] = row["input_ids"][: event + 1] + rng.integers(3, 23, length - event - 1).tolist()
