@@ -13,8 +13,9 @@ from ..model.features import TIMES, Feature, fit
 from .columns import as_array, filter_lists, id_strings, list_lengths, make_lists, parse_times, time_numbers
 from .encode import append_to_lists, encode_values, tokenize_splits
 from .expressions import evaluate_expression
+from .files import TableFiles, is_path
 from .sequences import report
-from .sources import as_table
+from .sources import as_table, column_names
 from .splits import cut_histories, list_columns, target_column
 from .tokenization_items import ItemTokenizer
 
@@ -98,7 +99,8 @@ def add_event_labels(log, label: str) -> pa.Table:
         log: As for [`build_sequences`], or a table of sequences.
         label: A column or, of a log, an expression in SQL.
     """
-    table = as_table(log, None)
+    log = TableFiles(log) if is_path(log) else log
+    table = as_table(log, {*column_names(log)})
     if LABEL in table.column_names:
         raise ValueError(f"the log has a column {LABEL!r}, a name that labels need; rename it")
     if "item_ids" in table.column_names and label not in table.column_names:
@@ -124,7 +126,7 @@ def split_users(
 
     Args:
         sequences: As [`build_sequences`] returns them.
-        users: A table with one row for each user.
+        users: A table with one row for each user: a file, or as for [`build_sequences`].
         label: A column of it, or an expression in SQL.
         user_column: Its column of the user.
         time_column: Its column of the moment from which on nothing is known; `timestamp` if there is one.
@@ -136,8 +138,11 @@ def split_users(
     Raises:
         ValueError: for a missing column, users with several rows, and fewer than ten users.
     """
-    table = as_table(users, None)
+    users = TableFiles(users, [user_column]) if is_path(users) else users
+    table = as_table(users, {*column_names(users)})
     time_column = time_column if time_column in table.column_names else "timestamp"
+    if time_column in table.column_names and TIMES not in sequences.column_names:
+        raise ValueError(f"the table of users has the times {time_column!r}, but the sequences have no timestamps")
     if user_column not in table.column_names:
         raise ValueError(f"no column {user_column!r} in the table of users, which has {table.column_names}")
     table = table.append_column(TARGET, evaluate_expression(table, label))

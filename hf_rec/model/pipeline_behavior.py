@@ -35,8 +35,12 @@ class BehaviorPredictionPipeline(HistoryPipeline):
     """
 
     options = (ITEM, SEVERAL)
+    predicts_labels = True
 
-    def _sanitize_parameters(self, top_k=1):
+    def _sanitize_parameters(self, top_k=""):
+        """As text classification does it, where None is a value of `top_k`."""
+        if top_k == "":
+            return {}, {}, {}
         return {}, {}, {"top_k": top_k if top_k is None else check_count(top_k, "top_k")}
 
     def preprocess(self, histories):

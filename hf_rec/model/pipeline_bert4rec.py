@@ -27,10 +27,12 @@ class HistoryPipeline(Pipeline):
 
     Attributes:
         options: Keys of a history given as a dictionary that are no columns.
+        predicts_labels: Whether the model is a classifier.
     """
 
     _load_tokenizer = True
     options: tuple[str, ...] = ()
+    predicts_labels = False
 
     def __init__(self, *args, batch_size: int = 64, **kwargs):
         super().__init__(*args, batch_size=check_count(batch_size, "batch_size"), **kwargs)
@@ -38,6 +40,12 @@ class HistoryPipeline(Pipeline):
             raise ValueError(
                 f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they "
                 "do not belong together; load both from one folder"
+            )
+        label_of = self.model.config.label_of
+        if bool(label_of) != self.predicts_labels:
+            raise ValueError(
+                f"{type(self).__name__} needs a {'classifier' if self.predicts_labels else 'recommender'}, but the "
+                f"configuration of the model has label_of={label_of!r}"
             )
         if isinstance(self.model, torch.nn.Module):
             self.model.eval()

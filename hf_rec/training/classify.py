@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .arguments import RecommendationTrainingArguments, complete_arguments
-from .checkpoints import RESULTS, RunFolder, identify_run
+from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import all_items, create_model, load_model
 from .fit import check_finite
 from .growth import add_items
@@ -83,6 +84,7 @@ def train_classifier(
         Test metrics of the baselines and of the model, by name.
     """
     scikit_learn()  # before a long training
+    check_processes(args)
     origin = origin or Origin()
     name = model_name(args)
     folder = RunFolder(args.output_dir, Bert4RecConfig.model_type, args.overwrite_output_dir)
@@ -108,8 +110,10 @@ def train_classifier(
     identity = identify_run(
         model, rows, completed, collator=collator, patience=patience, split=origin.split, label=label
     )
-    with folder:
-        folder.begin(identity)
+    main_process = args.process_index == 0
+    with folder if main_process else nullcontext():
+        with args.main_process_first(desc="opening the output folder"):
+            folder.begin(identity)
         if (stored := folder.finished()) is not None:
             logger.warning(f"{folder.path} holds this run, finished; give --overwrite_output_dir to repeat it")
             return named_label_results(stored, name)
@@ -117,10 +121,12 @@ def train_classifier(
         trainer = fit_classifier(
             model, tokenizer, rows, args, collator=collator, patience=patience, checkpoint=checkpoint
         )
+        predicted, labels = predict_labels(trainer, rows)
+        if not main_process:
+            return {}
         results = evaluate_label_baselines(
             rows, model.config.features, model.num_labels, len(tokenizer), model.items.content
         )
-        predicted, labels = predict_labels(trainer, rows)
         results["test"] = label_metrics(predicted, labels)
         trainer.save_state()
         write_json(folder.path / RESULTS, flat_results(results, last_log(trainer.state)))

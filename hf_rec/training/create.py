@@ -122,7 +122,9 @@ def load_model(
         raise ValueError(f"{model_name_or_path} holds no recommender: its config.json names the model type {found!r}")
     asked = dict(config or {})
     if saved.label_of and not asked.get("label_of"):
-        raise ValueError(f"{model_name_or_path} holds a classifier, no recommender; give --task classification")
+        raise ValueError(
+            f"{model_name_or_path} holds a classifier, no recommender; hf-rec train --task classification trains it"
+        )
     fixed = {name: getattr(saved, name) for name in asked.keys() - CHANGEABLE}
     if changed := sorted(name for name in fixed if asked[name] != fixed[name]):
         raise ValueError(

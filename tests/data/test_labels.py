@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from datasets import Dataset
 
 from hf_rec import Bert4RecConfig, Feature, ItemTokenizer
 from hf_rec.data import build_sequences, leave_one_out
@@ -197,6 +198,20 @@ def test_rows_of_users_end_with_a_mask_that_knows_the_request():
 def test_a_wrong_table_of_users_is_an_error(changes, message):
     with pytest.raises(ValueError, match=message):
         split_users(build_sequences(users_log()), pa.table(changes), "x")
+
+
+def test_tables_may_be_files_and_data_frames(tmp_path):
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(LOG, tmp_path / "log.parquet")
+    for log in (LOG, LOG.to_pandas(), str(tmp_path / "log.parquet"), Dataset(LOG)):
+        assert add_event_labels(log, "timestamp > 5")[LABEL].to_pylist() == [False] * 4 + [True] * 5
+    users = pa.table({"user_id": [f"u{user}" for user in range(30)], "x": [user % 2 for user in range(30)]})
+    expected = split_users(build_sequences(users_log()), users, "x")["test"].to_dict()
+    assert split_users(build_sequences(users_log()), users.to_pandas(), "x")["test"].to_dict() == expected
+    sequences = build_sequences(users_log()).remove_columns("timestamps")
+    with pytest.raises(ValueError, match="'timestamp', but the sequences have no timestamps"):
+        split_users(sequences, users.append_column("timestamp", users["x"]), "x")
 
 
 def test_features_of_time_need_the_time_of_the_users():

@@ -61,6 +61,19 @@ def test_rows_of_evaluation_are_those_of_the_pipeline(predict, splits, tokenizer
         assert [row["score"] for row in answer] == sorted((row["score"] for row in answer), reverse=True)
 
 
+def test_top_k_may_be_given_once_for_all_calls(predict):
+    opened = pipeline("behavior-prediction", model=predict.model, tokenizer=predict.tokenizer, top_k=None)
+    history = {"item_ids": ["item-1"], "item": "item-2"}
+    assert [len(answer) for answer in (predict(history), opened(history), opened(history, top_k=2))] == [1, 3, 2]
+
+
+@pytest.mark.parametrize(("task", "label_of"), [("recommendation", "event"), ("behavior-prediction", None)])
+def test_a_pipeline_refuses_the_other_kind_of_model(task, label_of, tokenizer):
+    kind = {"event": "recommender", None: "classifier"}[label_of]
+    with pytest.raises(ValueError, match=f"needs a {kind}, .* label_of={label_of!r}"):
+        pipeline(task, model=make_classifier(True, label_of=label_of), tokenizer=tokenizer)
+
+
 def test_several_items_have_the_answers_that_each_has_alone(predict):
     history = {"item_ids": ["item-1", "item-2"], "rating": [5, None], "request": {"country": "fr"}}
     items = ["item-3", "item-4", "unknown"]
