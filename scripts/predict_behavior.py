@@ -96,7 +96,9 @@ def compare(name: str, options: argparse.Namespace, others: list[str]) -> dict[s
         train(recommender, seed, [*source, *columns, *others])
         for label in options.labels or labels:
             task = ["--task", "classification", "--label_column", label, *source]
-            task += ["--users_file", str(root / "users.parquet")] if name == "online-retail" else []
+            task += (
+                ["--label_of", "user", "--users_file", str(root / "users.parquet")] if name == "online-retail" else []
+            )
             runs = results.setdefault(label, {FROM_SCRATCH: [], PRETRAINED: []})
             for kind, more in (
                 (FROM_SCRATCH, columns),

@@ -1,10 +1,11 @@
 """The task of `hf-rec train`: recommendation, or classification of what users do."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from datasets import DatasetDict
 
-from ..data.labels import LABEL, add_event_labels, split_users
+from ..data.labels import add_event_labels, split_users
+from ..data.splits import LABEL
 from .arguments import DataArguments
 
 
@@ -26,11 +27,12 @@ class TaskArguments:
             "or of --users_file if it is given. Fractions are a regression, all else are classes."
         },
     )
-    users_file: list[str] | None = field(
-        default=None,
+    label_of: str = field(
+        default="event",
         metadata={
-            "help": "classification: a table with a row and a label for each user, in --user_column; with a column of "
-            "times, only events before the user's time are read. Files as for --train_file."
+            "choices": ["event", "user"],
+            "help": "classification: whether the label is of the events of the log, or of the users in --users_file, "
+            "with one row and one label for each; a column of times there ends what is read of a user.",
         },
     )
     label_probability: float = field(
@@ -41,23 +43,20 @@ class TaskArguments:
     def __post_init__(self):
         if self.task == "classification" and not self.label_column:
             raise ValueError("--task classification needs --label_column")
-        if self.task == "recommendation" and (self.label_column or self.users_file):
-            raise ValueError("--label_column and --users_file need --task classification")
+        if self.task == "recommendation" and self.label_column:
+            raise ValueError("--label_column needs --task classification")
 
     def refuse(self, data: DataArguments, model) -> None:
-        """Raise for options that a classifier does not read."""
+        """Raise for options that a classifier does not read, and for missing ones."""
         unread = {"hold_out_items": data.hold_out_items, "include_seen": data.include_seen is not None}
-        unread |= {"remove_items": model.remove_items}
-        if self.users_file:
+        unread |= {"remove_items": model.remove_items, "basket_column": data.basket_column}
+        if self.label_of == "user":
+            if not data.users_file:
+                raise ValueError("--label_of user needs --users_file, the table with the labels")
             unread |= {"split": data.split != DataArguments.split, "test_file": data.test_file}
+            unread |= {"target_events": data.target_events}
         if given := [f"--{name}" for name, value in unread.items() if value]:
-            raise ValueError(
-                f"{given} are no options of --task classification{' with --users_file' * bool(self.users_file)}"
-            )
-
-    @property
-    def label_of(self) -> str:
-        return "user" if self.users_file else "event"
+            raise ValueError(f"{given} are no options of --task classification with --label_of {self.label_of}")
 
     def load_splits(self, data: DataArguments, columns: list[str], seed: int) -> DatasetDict:
         """Splits with labels, as [`train_classifier`] takes them.
@@ -66,15 +65,17 @@ class TaskArguments:
             columns: Columns of features that are kept.
             seed: Of the random split of users.
         """
-        if self.users_file:
-            sequences = data.load_sequences(data.open_log(), columns, **data.build_options)
-            users = data.open_files(self.users_file)
-            return split_users(sequences, users, self.label_column, data.user_column, data.time_column, seed)
-        return EventLabels(**vars(data), label=self.label_column).load_splits(columns)
+        if self.label_of == "event":
+            return EventLabels(**vars(data), label=self.label_column).load_splits(columns)
+        log, users = data.open_log(), data.open_files(data.users_file)
+        if {*users.column_names}.isdisjoint({*columns} - {*log.column_names}):
+            data = replace(data, users_file=None)  # it has labels alone
+        sequences = data.load_sequences(log, columns, **data.build_options)
+        return split_users(sequences, users, self.label_column, data.user_column, data.time_column, seed)
 
     def split_name(self, data: DataArguments) -> str:
         """How the data are split, for a card."""
-        return "random users" if self.users_file else data.split_name
+        return "random users" if self.label_of == "user" else data.split_name
 
 
 @dataclass

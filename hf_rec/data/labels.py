@@ -10,16 +10,14 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
 from ..model.features import TIMES, Feature, fit
-from .columns import as_array, filter_lists, id_strings, list_lengths, make_lists, parse_times, time_numbers
+from .columns import as_array, filter_lists, id_strings, list_lengths, make_lists, parse_times, report, time_numbers
 from .encode import append_to_lists, encode_values, tokenize_splits
 from .expressions import evaluate_expression
 from .files import TableFiles, is_path
-from .sequences import report
 from .sources import as_table, column_names
-from .splits import cut_histories, list_columns, target_column
+from .splits import LABEL, cut_histories, list_columns, target_column
 from .tokenization_items import ItemTokenizer
 
-LABEL = "event_label"  # the column of sequences with the raw label of each event
 TARGET = target_column(LABEL)  # the column of a split with the raw label to predict
 EVALUATED = ("validation", "test")
 MISSING = -100  # the number that Transformers leaves out of losses
@@ -107,7 +105,12 @@ def add_event_labels(log, label: str) -> pa.Table:
         raise ValueError(
             f"no column {label!r} in the sequences, which have {table.column_names}; an expression needs a log"
         )
-    return table.append_column(LABEL, evaluate_expression(table, label))
+    return table.append_column(LABEL, values_of(table, label))
+
+
+def values_of(table: pa.Table, label: str) -> pa.Array:
+    """The values of a column or, if there is none of that name, of an expression."""
+    return as_array(table[label]) if label in table.column_names else evaluate_expression(table, label)
 
 
 def split_users(
@@ -145,7 +148,7 @@ def split_users(
         raise ValueError(f"the table of users has the times {time_column!r}, but the sequences have no timestamps")
     if user_column not in table.column_names:
         raise ValueError(f"no column {user_column!r} in the table of users, which has {table.column_names}")
-    table = table.append_column(TARGET, evaluate_expression(table, label))
+    table = table.append_column(TARGET, values_of(table, label))
     ids = id_strings(as_array(table[user_column]))
     if len(ids.unique()) < len(ids):
         raise ValueError(f"{len(ids) - len(ids.unique())} rows of the table of users repeat a user; keep one for each")

@@ -99,10 +99,14 @@ def test_unknown_commands_and_choices_are_named_in_the_last_line(arguments, caps
             ["--hold_out_items", "classification"],
         ),
         (
-            ["--train_file", "LOG", *LABEL, "x", "--users_file", "LOG", "--split", "temporal"],
-            ["--split", "--users_file"],
+            ["--train_file", "LOG", *LABEL, "x", "--label_of", "user", "--users_file", "LOG", "--split", "temporal"],
+            ["--split", "--label_of user"],
         ),
-        (["--train_file", "LOG", *LABEL, "country", "--users_file", "LOG"], ["table of users", "repeat"]),
+        (["--train_file", "LOG", *LABEL, "country", "--label_of", "user"], ["--users_file"]),
+        (
+            ["--train_file", "LOG", *LABEL, "country", "--label_of", "user", "--users_file", "LOG"],
+            ["table of users", "repeat"],
+        ),
         (["--dataset_name", "ml-1m", "--user_column", "u"], ["ml-1m", "user_column"]),
     ],
 )
