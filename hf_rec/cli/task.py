@@ -23,8 +23,8 @@ class TaskArguments:
     label_column: str | None = field(
         default=None,
         metadata={
-            "help": "classification: the label, a column or an expression in SQL such as 'rating >= 4', of the log, "
-            "or of --users_file if it is given. Fractions are a regression, all else are classes."
+            "help": "classification: the label, a column or an expression in SQL such as 'rating >= 4'. Fractions are "
+            "a regression, all else are classes."
         },
     )
     label_of: str = field(

@@ -141,50 +141,64 @@ def split_users(
     Raises:
         ValueError: for a missing column, users with several rows, and fewer than ten users.
     """
-    users = TableFiles(users, [user_column]) if is_path(users) else users
-    table = as_table(users, {*column_names(users)})
-    time_column = time_column if time_column in table.column_names else "timestamp"
-    if time_column in table.column_names and TIMES not in sequences.column_names:
-        raise ValueError(f"the table of users has the times {time_column!r}, but the sequences have no timestamps")
-    if user_column not in table.column_names:
-        raise ValueError(f"no column {user_column!r} in the table of users, which has {table.column_names}")
-    table = table.append_column(TARGET, values_of(table, label))
-    ids = id_strings(as_array(table[user_column]))
-    if len(ids.unique()) < len(ids):
-        raise ValueError(f"{len(ids) - len(ids.unique())} rows of the table of users repeat a user; keep one for each")
-    kept = table.filter(pc.and_(ids.is_valid(), as_array(table[TARGET]).is_valid()))
-    report(len(table) - len(kept), len(table), "users without an id or a label")
-    places = pc.index_in(as_array(sequences["user_id"]), value_set=id_strings(as_array(kept[user_column])))
+    rows = labelled_users(users, label, user_column)
+    time_column = time_column if time_column in rows.column_names else "timestamp"
+    places = pc.index_in(as_array(sequences["user_id"]), value_set=id_strings(as_array(rows[user_column])))
     report(places.null_count, len(places), "users of the log without a label")
     sequences = Dataset(sequences.data.table.filter(places.is_valid()))
-    kept = kept.take(places.drop_null())
-
-    lengths = list_lengths(as_array(sequences["item_ids"]))
-    if time_column in kept.column_names:
-        moments = as_array(kept[time_column])
-        lengths = events_before(as_array(sequences[TIMES]), parse_times(moments, time_column))
-    report(
-        len(ids) - int((lengths > 0).sum()), len(ids), "users without a label or without an event before their time"
-    )
-    rows = kept.filter(pa.array(lengths > 0))
-    histories = cut_histories(sequences, lengths)
+    rows = rows.take(places.drop_null())
+    moments, lengths = None, list_lengths(as_array(sequences["item_ids"]))
+    if time_column in rows.column_names:
+        if TIMES not in sequences.column_names:
+            raise ValueError(f"the table of users has the times {time_column!r}, but the sequences have no timestamps")
+        moments = as_moments(as_array(rows[time_column]), time_column, as_array(sequences[TIMES]).type.value_type)
+        lengths = events_before(as_array(sequences[TIMES]), moments)
+    kept = pa.array(lengths > 0)
+    report(len(rows) - pc.sum(kept).as_py(), len(rows), "users without an event before their time")
+    histories, rows = cut_histories(sequences, lengths), rows.filter(kept)
     if len(histories) < 10:
         raise ValueError(f"only {len(histories)} users have a label and a history; a split needs at least 10")
     columns = {name: as_array(histories[name]) for name in histories.column_names} | {TARGET: as_array(rows[TARGET])}
-    if time_column in kept.column_names:
-        values = columns[TIMES].type.value_type
-        columns[target_column(TIMES)] = parse_times(as_array(rows[time_column]), time_column).cast(values)
+    if moments is not None:
+        columns[target_column(TIMES)] = moments.filter(kept)
     for name in set(list_columns(histories)) - {"item_ids", TIMES}:
         given = as_array(rows[name]) if name in rows.column_names else pa.nulls(len(rows))
         columns[target_column(name)] = given.cast(columns[name].type.value_type)
     return random_split(pa.table(columns), seed)
 
 
+def labelled_users(users, label: str, user_column: str) -> pa.Table:
+    """The rows of a table of users that have an id and a label, with the label as the column [`TARGET`]."""
+    users = TableFiles(users, [user_column]) if is_path(users) else users
+    table = as_table(users, {*column_names(users)})
+    if user_column not in table.column_names:
+        raise ValueError(f"no column {user_column!r} in the table of users, which has {table.column_names}")
+    table = table.append_column(TARGET, values_of(table, label))
+    ids = id_strings(as_array(table[user_column]))
+    if repeated := len(ids) - len(ids.unique()):
+        raise ValueError(f"{repeated} rows of the table of users repeat a user; keep one for each")
+    kept = table.filter(pc.and_(ids.is_valid(), as_array(table[TARGET]).is_valid()))
+    report(len(table) - len(kept), len(table), "users without an id or a label")
+    return kept
+
+
+def as_moments(column: pa.Array, name: str, type_: pa.DataType) -> pa.Array:
+    """Times of users in the type of the timestamps of the log.
+
+    Raises:
+        ValueError: for numbers beside dates, or the other way round.
+    """
+    moments = parse_times(column, name)
+    if pa.types.is_temporal(moments.type) != pa.types.is_temporal(type_):
+        raise ValueError(f"the times {name!r} of the users are of type {moments.type}, those of the log {type_}")
+    return moments.cast(type_)
+
+
 def events_before(timestamps: pa.ListArray, moments: pa.Array) -> np.ndarray:
-    """(rows,) number of the events of each history that come before its moment."""
+    """(rows,) number of the events of each history that come before its moment, of the type of the timestamps."""
     lengths = list_lengths(timestamps)
     times = time_numbers(timestamps.flatten(), TIMES)
-    ends = time_numbers(moments.cast(timestamps.type.value_type), "the users' time")
+    ends = time_numbers(moments, "the users' time")
     rows = np.repeat(np.arange(len(lengths)), lengths)
     return np.bincount(rows[times < ends[rows]], minlength=len(lengths))
 

@@ -147,7 +147,8 @@ def test_users_are_split_at_random_and_read_before_their_time(caplog):
     assert all(row["target_time"] == 2 for row in rows.values())
     assert all(row["target_event_label"] == (int(user[1:]) % 3 == 0) for user, row in rows.items())
     assert "1 of 31: users without an id or a label" in caplog.text
-    assert "17 of 31: users without a label or without an event before their time" in caplog.text
+    assert "1 of 30: users of the log without a label" in caplog.text
+    assert "15 of 29: users without an event before their time" in caplog.text
     again, other = split_users(sequences, users, "churns", seed=1), split_users(sequences, users, "churns", seed=2)
     assert again["test"]["user_id"][:] == splits["test"]["user_id"][:]
     assert other["train"]["user_id"][:] != splits["train"]["user_id"][:]
@@ -239,6 +240,9 @@ def test_users_with_dates_as_times():
     )
     splits = split_users(build_sequences(log), users, "x")
     assert all(items == ["a"] for split in splits.values() for items in split["item_ids"])
+    numbers = users.set_column(1, "timestamp", pa.array([1_577_923_200] * 20))
+    with pytest.raises(ValueError, match="'timestamp' of the users are of type int64, those of the log timestamp"):
+        split_users(build_sequences(log), numbers, "x")
 
 
 @pytest.mark.parametrize("is_decoder", [False, True])
