@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from ..data.columns import as_array, is_list, list_lengths
 from ..data.labels import MISSING
 from ..data.splits import places
-from ..model.features import Feature
+from ..model.features import Columns, Feature
 from ..model.item_table import ItemContent
 from .label_metrics import label_metrics
 
@@ -28,7 +28,7 @@ class CountFeatures:
 
     For a target: the length of its history; the share of each label so far, of the user; the share of each label of
     its item, in training, of other users; the share of each value of the `event` columns so far; the columns of the
-    request; and the categories of its item. A number counts as its mean.
+    request; and the categories of its item. Of a feature with many codes the mean code counts, not the shares.
 
     Args:
         train: The training split, as [`tokenize_labels`] returns it.
@@ -46,14 +46,13 @@ class CountFeatures:
         vocab_size: int,
         content: ItemContent | None = None,
     ):
-        sides = [side for f in features for side in (("event", "request") if f.at == "both" else (f.at,))]
-        readers = [feature for feature in features for _ in range(2 if feature.at == "both" else 1)]
-        self.columns = [*zip(readers, sides, strict=True)]
+        self.columns = Columns(features)
         self.num_labels, self.vocab_size, self.content = num_labels, vocab_size, content
         events = Events(train, len(self.columns))
         self.mean = self.values_of(events.labels[events.labels != MISSING]).mean(0)
         self.folds = np.random.default_rng(0).integers(FOLDS, size=len(train))[events.row]
         known = events.labels != MISSING
+        self.of_items = len(np.unique(events.ids[known])) > 1  # labels of users are all at the mask
         self.sums = np.zeros((FOLDS, vocab_size, len(self.mean)))
         self.counts = np.zeros((FOLDS, vocab_size, 1))
         np.add.at(self.sums, (self.folds[known], events.ids[known]), self.values_of(events.labels[known]))
@@ -64,9 +63,11 @@ class CountFeatures:
         return labels[:, None].astype(np.float64) if self.num_labels == 1 else np.eye(self.num_labels)[labels]
 
     def __call__(self, split: Dataset, training: bool = False) -> tuple[np.ndarray, np.ndarray]:
-        """(targets, columns) counts and (targets,) labels of a split."""
+        """(targets, columns) counts and (targets,) labels of a split; of training at most `MOST_ROWS`, at random."""
         events = Events(split, len(self.columns))
         targets = np.flatnonzero(events.labels != MISSING) if training else events.last
+        if training and len(targets) > MOST_ROWS:
+            targets = np.sort(np.random.default_rng(0).choice(targets, MOST_ROWS, replace=False))
         labels = events.labels[targets] if training else as_array(split["labels"]).to_numpy()
         known = events.labels != MISSING
         if not training:
@@ -77,8 +78,9 @@ class CountFeatures:
         parts = [
             np.log1p(events.place[targets])[:, None],
             smooth(events.so_far(values)[targets], events.so_far(known[:, None])[targets], self.mean),
-            self.shares_of_items(events.ids[targets], folds),
         ]
+        if self.of_items:
+            parts.append(self.shares_of_items(events.ids[targets], folds))
         parts += [self.column(events, number, targets) for number in range(len(self.columns))]
         if self.content is not None:
             parts.append(categories(self.content, events.ids[targets]))
@@ -94,10 +96,10 @@ class CountFeatures:
 
     def column(self, events: "Events", number: int, targets: np.ndarray) -> np.ndarray:
         """A feature at the targets: its code at the request, or the share of its codes in the events so far."""
-        feature, side = self.columns[number]
+        feature = self.columns.features[number]
         codes = events.codes[:, number]
         indicators = np.eye(feature.size)[codes] if feature.size <= WIDEST else codes[:, None].astype(np.float64)
-        if side == "event":
+        if self.columns.of_event[number]:
             return events.so_far(indicators)[targets] / np.maximum(events.place[targets], 1)[:, None]
         return np.concatenate([indicators[targets], codes[targets][:, None]], axis=1)
 
@@ -209,9 +211,6 @@ def evaluate_label_baselines(
     """Test metrics of the baselines, by name; the arguments are those of [`CountFeatures`]."""
     counts_of = CountFeatures(rows["train"], features, num_labels, vocab_size, content)
     counts, labels = counts_of(rows["train"], training=True)
-    if len(labels) > MOST_ROWS:
-        kept = np.random.default_rng(0).choice(len(labels), MOST_ROWS, replace=False)
-        counts, labels = counts[kept], labels[kept]
     test, test_labels = counts_of(rows["test"])
     return {
         name: label_metrics(baseline(counts, labels, test, num_labels), test_labels)

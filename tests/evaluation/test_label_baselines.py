@@ -78,6 +78,28 @@ def test_counts_of_training_rows_know_neither_their_label_nor_those_of_their_fol
     assert labels.tolist() == answers
 
 
+def test_labels_of_users_have_no_item():
+    train = random_rows(0, True)
+    for row in train:
+        row["input_ids"][-1] = 2
+        row["labels"] = [-100] * (len(row["labels"]) - 1) + row["labels"][-1:]
+    counts_of = CountFeatures(Dataset.from_list(train), FEATURES, 3, 9)
+    found, labels = counts_of(Dataset.from_list(train), training=True)
+    expected = [slow_counts(row, len(row["input_ids"]) - 1, [], [], counts_of.mean) for row in train]
+    np.testing.assert_allclose(found, np.delete(np.stack(expected), slice(4, 8), axis=1), atol=1e-6)
+    assert labels.tolist() == [row["labels"][-1] for row in train]
+
+
+def test_a_large_log_is_sampled(world, monkeypatch):
+    train, _, counts_of = world
+    whole, labels = counts_of(Dataset.from_list(train), training=True)
+    monkeypatch.setattr("hf_rec.evaluation.label_baselines.MOST_ROWS", 50)
+    some, chosen = counts_of(Dataset.from_list(train), training=True)
+    assert len(some) == len(chosen) == 50 < len(labels)
+    rows = {(*row, label) for row, label in zip(whole.tolist(), labels.tolist(), strict=True)}
+    assert {(*row, label) for row, label in zip(some.tolist(), chosen.tolist(), strict=True)} <= rows
+
+
 def test_the_event_columns_of_a_target_do_not_change_its_counts(world):
     _, test, counts_of = world
     changed = [dict(row) for row in test]
