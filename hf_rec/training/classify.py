@@ -239,4 +239,4 @@ def named_label_results(flat: Mapping[str, float], name: str) -> dict[str, dict[
     }
 
 
-__all__ = ["Label", "fit_classifier", "predict_labels", "train_classifier"]
+__all__ = ["fit_classifier", "predict_labels", "train_classifier"]
