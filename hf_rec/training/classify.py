@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..compat import last_log
 from ..data.columns import as_array
 from ..data.label_collator import LabelCollator
-from ..data.labels import MISSING, Label, fit_label, tokenize_labels
+from ..data.labels import MISSING, fit_label, tokenize_labels
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.label_baselines import LABEL_BASELINES, evaluate_label_baselines
 from ..evaluation.label_metrics import (
@@ -41,6 +41,8 @@ from .trainer import RecommendationTrainer, Stopwatch
 
 logger = logging.get_logger(__name__)
 
+TEMPERATURES = np.geomspace(0.2, 5, 161)  # has 1
+
 
 def train_classifier(
     splits: DatasetDict,
@@ -62,7 +64,8 @@ def train_classifier(
 ) -> dict[str, dict[str, float]]:
     """Train a classifier, evaluate it on the test split beside baselines, and save everything to `args.output_dir`.
 
-    A run resumes, and is not repeated, as one of [`train_recommender`].
+    The validation split chooses the best model and, for classes, the temperature of its probabilities. A run resumes,
+    and is not repeated, as one of [`train_recommender`].
 
     Args:
         splits: Of [`leave_one_out`] or [`temporal_split`] over sequences of a log that [`add_event_labels`] labelled,
@@ -121,7 +124,10 @@ def train_classifier(
         trainer = fit_classifier(
             model, tokenizer, rows, args, collator=collator, patience=patience, checkpoint=checkpoint
         )
-        predicted, labels = predict_labels(trainer, rows)
+        if model.num_labels > 1:
+            calibrate_head(model, *predict_logits(trainer, rows["validation"]))
+        logits, labels = predict_logits(trainer, rows["test"])
+        predicted = probabilities_of(logits)
         if not main_process:
             return {}
         results = evaluate_label_baselines(
@@ -225,10 +231,34 @@ def fit_classifier(
     return trainer
 
 
-def predict_labels(trainer: Trainer, rows: DatasetDict, split: str = "test") -> tuple[np.ndarray, np.ndarray]:
-    """(rows, classes) probabilities, or numbers, and (rows,) labels of a split."""
-    found = trainer.predict(rows[split])
-    return probabilities_of(found.predictions), found.label_ids
+def predict_logits(trainer: Trainer, split: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """(rows, num_labels) logits and (rows,) labels of a split."""
+    found = trainer.predict(split)
+    return found.predictions, found.label_ids
+
+
+@torch.no_grad()
+def calibrate_head(model: PreTrainedModel, logits: np.ndarray, labels: np.ndarray) -> float:
+    """Divide the head by the temperature for which its probabilities have the lowest log loss, in place.
+
+    [Guo et al., 2017](https://arxiv.org/abs/1706.04599). The order of the classes and of the rows stays the same.
+
+    Args:
+        logits: (rows, classes) of rows that were not trained on.
+        labels: (rows,) class numbers.
+
+    Returns:
+        The temperature, above 1 where the model was too sure.
+    """
+
+    def log_loss(temperature: float) -> float:
+        own = probabilities_of(logits / temperature)[np.arange(len(labels)), labels]
+        return -np.log(np.maximum(own, 1e-12)).mean()
+
+    best = float(min(TEMPERATURES, key=log_loss))
+    for weights in model.classifier.parameters():
+        weights.div_(best)
+    return best
 
 
 def named_label_results(flat: Mapping[str, float], name: str) -> dict[str, dict[str, float]]:
@@ -239,4 +269,4 @@ def named_label_results(flat: Mapping[str, float], name: str) -> dict[str, dict[
     }
 
 
-__all__ = ["fit_classifier", "predict_labels", "train_classifier"]
+__all__ = ["calibrate_head", "fit_classifier", "predict_logits", "train_classifier"]

@@ -15,7 +15,7 @@ from hf_rec.data import build_sequences, leave_one_out
 from hf_rec.data.labels import LABEL, add_event_labels, split_users
 from hf_rec.hub.push import files_of
 from hf_rec.training import train_recommender
-from hf_rec.training.classify import complete_classification, start_head, train_classifier
+from hf_rec.training.classify import calibrate_head, complete_classification, start_head, train_classifier
 
 FAST = {"max_length": 16, "config": SIZES | {"is_decoder": True}}
 
@@ -150,6 +150,20 @@ def test_a_metric_that_is_given_is_kept(tmp_path):
     assert (completed.metric_for_best_model, completed.greater_is_better) == ("log_loss", False)
     completed = complete_classification(steps(tmp_path, 4), config, rows)
     assert (completed.metric_for_best_model, completed.greater_is_better) == ("auc", True)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_probabilities_are_calibrated_and_their_order_stays(temperature):
+    rng = np.random.default_rng(0)
+    honest = rng.normal(size=(20_000, 3))
+    labels = (honest + rng.gumbel(size=honest.shape)).argmax(1)  # drawn with the probabilities of the logits
+    model = Bert4RecForSequenceClassification(Bert4RecConfig(vocab_size=23, num_labels=3, label_of="event")).eval()
+    inputs = torch.tensor([[3, 4], [5, 6]])
+    before = model(inputs).logits
+    found = calibrate_head(model, honest * temperature, labels)
+    assert found == pytest.approx(temperature, rel=0.05)
+    torch.testing.assert_close(model(inputs).logits, before / found)
 
 
 @torch.no_grad()
