@@ -49,7 +49,8 @@ class TaskArguments:
     def refuse(self, data: DataArguments, model) -> None:
         """Raise for options that a classifier does not read, and for missing ones."""
         unread = {"hold_out_items": data.hold_out_items, "include_seen": data.include_seen is not None}
-        unread |= {"remove_items": model.remove_items, "basket_column": data.basket_column}
+        unread |= {"remove_items": model.remove_items, "replace_items": model.replace_items}
+        unread |= {"basket_column": data.basket_column}
         if self.label_of == "user":
             if not data.users_file:
                 raise ValueError("--label_of user needs --users_file, the table with the labels")

@@ -31,12 +31,11 @@ from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .arguments import RecommendationTrainingArguments, complete_arguments
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
-from .create import all_items, create_model, load_model
+from .create import create_model, load_model
 from .fit import check_finite
-from .growth import add_items
 from .label_report import classifier_facts, plot_calibration
 from .report import Origin, plot_training_curve
-from .run import flat_results, model_name
+from .run import flat_results, meet_log, model_name
 from .trainer import RecommendationTrainer, Stopwatch
 
 logger = logging.get_logger(__name__)
@@ -74,8 +73,8 @@ def train_classifier(
             chosen by AUC, by accuracy for more than two classes, or by RMSE for a regression.
         label: Name of the label.
         label_of: "event" or "user".
-        model_name_or_path: A saved recommender, or a classifier of the same labels, to fine-tune. Items that it does
-            not know are added to its catalogue.
+        model_name_or_path: A saved recommender, or a classifier of the same labels, to fine-tune in the steps of a new
+            model. Items and categories that it does not know are added.
         config: Fields of the [`Bert4RecConfig`]; for a saved model none that its weights depend on.
         event_columns, request_columns, items, item_columns, item_column: As for [`train_recommender`].
         label_probability: As for [`LabelCollator`].
@@ -99,7 +98,7 @@ def train_classifier(
             raise ValueError("event_columns, request_columns and item_columns are options of a new model")
         fields |= {"max_position_embeddings": max_length} if max_length else {}
         model, tokenizer = load_classifier(model_name_or_path, fields)
-        add_items(model, tokenizer, all_items(splits), items, item_column)
+        tokenizer = meet_log(model, tokenizer, splits, False, items, item_column)
     else:
         fields = {"use_repeat_bias": False} | fields
         model, tokenizer = create_model(
