@@ -35,11 +35,16 @@ def label_metrics(predicted: np.ndarray, labels: np.ndarray) -> dict[str, float]
         predicted: (rows, classes) probabilities, or (rows, 1) numbers of a regression.
         labels: (rows,) class numbers, or numbers.
 
+    Raises:
+        ValueError: for predictions that are not finite.
+
     Example:
         >>> label_metrics(np.array([[0.8, 0.2], [0.4, 0.6]]), np.array([0, 1]))["auc"]
         1.0
     """
     sklearn, classes = scikit_learn(), predicted.shape[1]
+    if not np.isfinite(predicted).all():
+        raise ValueError("predictions are not finite: training diverged; give a smaller --learning_rate")
     count = {"labels": len(labels)}
     if classes == 1:
         values = predicted[:, 0]

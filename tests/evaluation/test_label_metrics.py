@@ -68,6 +68,11 @@ def test_logits_become_probabilities_also_where_they_are_large():
     assert compute_label_metrics(prediction)["auc"] == 1.0
 
 
+def test_predictions_that_are_not_finite_are_an_error():
+    with pytest.raises(ValueError, match="diverged.*--learning_rate"):
+        label_metrics(np.array([[0.5, 0.5], [np.nan, np.nan]]), np.array([0, 1]))
+
+
 def test_without_scikit_learn_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn", None)
     with pytest.raises(ImportError, match=r"hf_rec\[classification\]"):
