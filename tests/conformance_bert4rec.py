@@ -13,6 +13,7 @@ from transformers import GenerationMixin, set_seed
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_MAPPING_NAMES,
 )
 from transformers.testing_utils import torch_device
@@ -20,12 +21,19 @@ from transformers_tests.test_configuration_common import ConfigTester
 from transformers_tests.test_modeling_common import ModelTesterMixin, ids_tensor, random_attention_mask
 from transformers_tests.test_training_mixin import TrainingTesterMixin
 
-from hf_rec import Bert4RecConfig, Bert4RecForCausalLM, Bert4RecForMaskedLM, Bert4RecModel
+from hf_rec import (
+    Bert4RecConfig,
+    Bert4RecForCausalLM,
+    Bert4RecForMaskedLM,
+    Bert4RecForSequenceClassification,
+    Bert4RecModel,
+)
 
 # The suite decides by these names which class has a head, and which labels it takes.
 MODEL_MAPPING_NAMES["bert4rec"] = "Bert4RecModel"
 MODEL_FOR_MASKED_LM_MAPPING_NAMES["bert4rec"] = "Bert4RecForMaskedLM"
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["bert4rec"] = "Bert4RecForCausalLM"
+MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["bert4rec"] = "Bert4RecForSequenceClassification"
 
 
 class Bert4RecModelTester:
@@ -90,7 +98,7 @@ class SuiteTests(ModelTesterMixin, TrainingTesterMixin):
 
 
 class Bert4RecModelTest(SuiteTests, unittest.TestCase):
-    all_model_classes = (Bert4RecModel, Bert4RecForMaskedLM)
+    all_model_classes = (Bert4RecModel, Bert4RecForMaskedLM, Bert4RecForSequenceClassification)
     test_can_init_all_missing_weights_before_2023 = True  # no year in our files, so the suite takes them for old ones
 
     def setUp(self):
@@ -121,7 +129,7 @@ class RepeatingDecoder(Bert4RecForCausalLM):
 
 
 class Bert4RecDecoderTest(SuiteTests, unittest.TestCase):
-    all_model_classes = (Bert4RecModel, Bert4RecForCausalLM)
+    all_model_classes = (Bert4RecModel, Bert4RecForCausalLM, Bert4RecForSequenceClassification)
     test_can_init_all_missing_weights_before_2023 = True
 
     def setUp(self):

@@ -22,6 +22,7 @@ from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.export import ExportArguments
 from hf_rec.cli.main import COMMANDS
 from hf_rec.cli.recommend import RecommendArguments
+from hf_rec.cli.task import TaskArguments
 from hf_rec.cli.train import DataArguments, ModelArguments
 from hf_rec.data import build_sequences, leave_one_out
 from hf_rec.data.demo_log import shop_log
@@ -35,7 +36,7 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glo
 NOTEBOOK = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
 PACKAGES = ["hf_rec", *(f"hf_rec.{room}" for room in ("data", "evaluation", "hub", "serving", "training"))]
 OPTIONS = {
-    "train": (DataArguments, ModelArguments, RecommendationTrainingArguments),
+    "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
     "evaluate": (EvaluationArguments, DataArguments),
     "recommend": RecommendArguments,
     "export": ExportArguments,

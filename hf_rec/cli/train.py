@@ -1,4 +1,5 @@
-"""Train a recommender on an interaction log and evaluate it. `--train_file` and `--output_dir` are enough."""
+"""Train a recommender on an interaction log, or a classifier, and evaluate it. `--train_file` and `--output_dir` are
+enough for a recommender."""
 
 import re
 import shlex
@@ -10,11 +11,14 @@ from transformers import HfArgumentParser
 
 from ..data.encode import split_name
 from ..hub.card import results_tables
+from ..hub.classifier_card import label_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..training.arguments import RecommendationTrainingArguments
+from ..training.classify import train_classifier
 from ..training.report import Origin
 from ..training.run import train_recommender
 from .arguments import FLAG, DataArguments, feature_columns
+from .task import TaskArguments
 
 TOKEN = re.compile(
     r"--hub[_-]t\w*|--push_to_hub_token"
@@ -182,36 +186,51 @@ class ModelArguments:
 def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = HfArgumentParser(
-        (DataArguments, ModelArguments, RecommendationTrainingArguments), prog="hf-rec train", description=__doc__
+        (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
+        prog="hf-rec train",
+        description=__doc__,
     )
-    data, model, args = parse(parser, arguments)
+    data, model, task, args = parse(parser, arguments)
     if model.user_columns and not data.users_file:
         raise ValueError(f"--user_columns {' '.join(model.user_columns)} need --users_file")
-    results = train_recommender(
-        data.load_splits(model.columns()),
-        args,
-        model_name_or_path=model.model_name_or_path,
-        config=model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
-        event_columns=model.event_columns or (),
-        request_columns=model.known_before,
-        items=model.open_items(data),
-        item_columns=model.item_columns or (),
-        item_column=data.item_column,
-        removed=model.remove_items or (),
-        replace=model.replace_items,
-        hold_out=data.hold_out_items,
-        new_item_loss=model.new_item_loss,
-        collator=model.collator,
-        max_length=model.max_length,
-        patience=model.early_stopping_patience,
-        origin=Origin(
-            data.title, data.split_name, command_line("hf-rec train", arguments), model.license, data.hub_dataset
-        ),
-    )
-    if results:
-        print(
-            f"\nTest metrics, full ranking:\n\n{results_tables(results)}\n\nModel, card and results: {args.output_dir}"
+    command = command_line("hf-rec train", arguments)
+    shared = {
+        "model_name_or_path": model.model_name_or_path,
+        "config": model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
+        "event_columns": model.event_columns or (),
+        "request_columns": model.known_before,
+        "items": model.open_items(data),
+        "item_columns": model.item_columns or (),
+        "item_column": data.item_column,
+        "max_length": model.max_length,
+        "patience": model.early_stopping_patience,
+        "origin": Origin(data.title, task.split_name(data), command, model.license, data.hub_dataset),
+    }
+    if task.task == "classification":
+        task.refuse(data, model)
+        title, tables = "Test metrics", label_tables
+        results = train_classifier(
+            task.load_splits(data, model.columns(), args.seed),
+            args,
+            task.label_column,
+            task.label_of,
+            label_probability=task.label_probability,
+            **shared,
         )
+    else:
+        title, tables = "Test metrics, full ranking", results_tables
+        results = train_recommender(
+            data.load_splits(model.columns()),
+            args,
+            removed=model.remove_items or (),
+            replace=model.replace_items,
+            hold_out=data.hold_out_items,
+            new_item_loss=model.new_item_loss,
+            collator=model.collator,
+            **shared,
+        )
+    if results:
+        print(f"\n{title}:\n\n{tables(results)}\n\nModel, card and results: {args.output_dir}")
 
 
 def parse(parser: HfArgumentParser, arguments: list[str]) -> tuple:

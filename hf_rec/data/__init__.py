@@ -5,6 +5,8 @@ from .encode import fit_features, histories_of, name_features, tokenize_splits
 from .expressions import evaluate_expression, filter_table
 from .files import TableFiles, read_table
 from .items import align_items, name_item_features, one_row_each
+from .label_collator import LabelCollator
+from .labels import add_event_labels, fit_label, split_users, tokenize_labels
 from .sequences import build_sequences, load_preset, read_sequences
 from .sources import PRESETS, load_log
 from .splits import hold_out_items, join_splits, leave_one_out, temporal_split
@@ -14,13 +16,16 @@ from .users import join_users
 __all__ = [
     "PRESETS",
     "ItemTokenizer",
+    "LabelCollator",
     "RecommendationCollator",
     "TableFiles",
+    "add_event_labels",
     "align_items",
     "build_sequences",
     "evaluate_expression",
     "filter_table",
     "fit_features",
+    "fit_label",
     "histories_of",
     "hold_out_items",
     "join_splits",
@@ -33,6 +38,8 @@ __all__ = [
     "one_row_each",
     "read_sequences",
     "read_table",
+    "split_users",
     "temporal_split",
+    "tokenize_labels",
     "tokenize_splits",
 ]

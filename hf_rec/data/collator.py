@@ -73,7 +73,7 @@ class RecommendationCollator:
         leading_masks = self.draw_leading_masks(len(rows))
         batch = build_inputs(self.config, histories, event_features, starts=starts, leading_masks=leading_masks)
         batch |= self.next_items(**batch) if self.config.is_decoder else self.mask_items(**batch)
-        return self.forget(batch) if "event_features" in batch else batch
+        return forget(batch)
 
     def shuffle_baskets(self, histories: list, event_features: list | None, baskets: list) -> tuple[list, list | None]:
         """The histories with the events of each basket in a random order; times stay at their places."""
@@ -127,12 +127,15 @@ class RecommendationCollator:
             batch["event_features"] = event_features.masked_fill(hidden, 0)
         return batch
 
-    def forget(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch without the features of some rows and without some of the others."""
-        features = batch["event_features"]
-        rows, some = torch.rand(len(features), 1, 1), torch.rand(features.shape)
-        hidden = (rows < FORGET_PROBABILITY) | (some < FORGET_PROBABILITY)
-        return batch | {"event_features": features.masked_fill(hidden, 0)}
+
+def forget(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch without the features of some rows and without some of the others."""
+    if "event_features" not in batch:
+        return batch
+    features = batch["event_features"]
+    rows, some = torch.rand(len(features), 1, 1), torch.rand(features.shape)
+    hidden = (rows < FORGET_PROBABILITY) | (some < FORGET_PROBABILITY)
+    return batch | {"event_features": features.masked_fill(hidden, 0)}
 
 
 def runs(values: Sequence) -> np.ndarray:

@@ -9,7 +9,7 @@ from datasets import Dataset, DatasetDict
 
 from ..model.features import KINDS, Feature, category_name, encode, fit
 from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, report, whole_times
-from .splits import target_column
+from .splits import has_targets, target_column
 from .tokenization_items import ItemTokenizer
 
 DERIVED = sorted(kind for kind in KINDS if KINDS[kind].of_time)  # features of the timestamps
@@ -130,7 +130,7 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, features: Seq
 
 def encode_events(split: Dataset, features: Sequence[Feature], known: np.ndarray) -> pa.ListArray:
     """Lists of (columns,) codes: of each known event of a history and, where there is a target, of its request."""
-    has_target = "target_id" in split.column_names
+    has_target = has_targets(split)
     lengths = list_lengths(filter_lists(as_array(split["item_ids"]), known)) + has_target
     codes = []
     for feature in features:

@@ -13,6 +13,7 @@ from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, 
 
 # The names of a target's item, time and basket; that of another column `name` is `target_name`.
 TARGETS = {"item_ids": "target_id", "timestamps": "target_time", "basket_ids": "target_basket"}
+LABEL = "event_label"  # the column of sequences with the raw label of each event
 
 TargetEvents = Mapping[str, Iterable]
 
@@ -274,6 +275,11 @@ def target_column(name: str) -> str:
         ('target_time', 'target_rating')
     """
     return TARGETS.get(name, f"target_{name}")
+
+
+def has_targets(split: Dataset) -> bool:
+    """Whether each row of a split asks for something: the item of an event, or a label of the user."""
+    return not {"target_id", target_column(LABEL)}.isdisjoint(split.column_names)
 
 
 def list_columns(sequences: Dataset) -> list[str]:

@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from .features import Columns, Feature
 
 LOSS_TYPES = ("softmax", "sampled_softmax", "gbce")
+LABELLED = ("event", "user")
 FORMAT_VERSION = 1  # of saved folders; raised when a folder of before can no longer be read
 # `pipeline` refuses a folder that names a pipeline of its own unless `trust_remote_code` is given. The installed
 # package registers the pipeline, so its configurations leave that name out.
@@ -56,6 +57,8 @@ class Bert4RecConfig(PreTrainedConfig):
             ([Petrov and Macdonald, 2023](https://arxiv.org/abs/2308.07192)). See `losses.py`.
         num_negatives: Items that a sampled loss draws in each step, shared by all targets.
         gbce_calibration: The t of "gbce", in [0, 1].
+        label_of: What a classifier predicts a label of: an "event", whose item is known, or the "user"; None for a
+            recommender. The labels themselves are in `id2label`.
         format_version: Version of the folder's layout.
 
     Example:
@@ -93,6 +96,7 @@ class Bert4RecConfig(PreTrainedConfig):
     loss_type: str = "softmax"
     num_negatives: int = 1024
     gbce_calibration: float | int = 0.75
+    label_of: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs):
@@ -127,13 +131,13 @@ class Bert4RecConfig(PreTrainedConfig):
 
     def save_pretrained(self, *args, **kwargs):
         """Save with the name of the pipeline, for readers without this package."""
-        self.custom_pipelines = {
-            "recommendation": {
-                "impl": "pipeline_bert4rec.RecommendationPipeline",
-                "pt": ["AutoModelForCausalLM" if self.is_decoder else "AutoModelForMaskedLM"],
-                "type": "text",
-            }
-        }
+        if self.label_of:
+            task, pipeline = "behavior-prediction", "pipeline_behavior.BehaviorPredictionPipeline"
+            auto_class = "AutoModelForSequenceClassification"
+        else:
+            task, pipeline = "recommendation", "pipeline_bert4rec.RecommendationPipeline"
+            auto_class = "AutoModelForCausalLM" if self.is_decoder else "AutoModelForMaskedLM"
+        self.custom_pipelines = {task: {"impl": pipeline, "pt": [auto_class], "type": "text"}}
         super().save_pretrained(*args, **kwargs)
         if INSTALLED:
             del self.custom_pipelines
@@ -177,6 +181,10 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError(f"loss_type must be one of {LOSS_TYPES}, got {self.loss_type!r}")
         if self.use_repeat_bias and self.loss_type != "softmax":
             raise ValueError(f"use_repeat_bias needs loss_type='softmax', got {self.loss_type!r}")
+
+    def validate_label(self):
+        if self.label_of not in (None, *LABELLED):
+            raise ValueError(f"label_of must be one of {LABELLED} or None, got {self.label_of!r}")
 
     def validate_activation(self):
         if self.hidden_act not in ACT2FN:

@@ -97,6 +97,59 @@ def build_request(
     return inputs | {"banned_ids": pad_rows(banned, config.pad_token_id)[0]}
 
 
+def build_targets(
+    config: Bert4RecConfig,
+    rows: Sequence[History],
+    event_features: Sequence | None = None,
+    targets: Sequence[Sequence[int]] | None = None,
+) -> dict[str, torch.Tensor]:
+    """A batch that asks for labels, for a classifier: in training, evaluation and serving alike.
+
+    A row is a history and, as its last position, the target: the item of the event whose label is predicted, or a mask
+    for a label of the user. A position of either model holds an item and all features of its event; the target has no
+    `event` columns, which nobody knows yet. Of a row that is longer than the input, the last positions are read.
+
+    Args:
+        config: Of the model.
+        rows: Token ids of each history and its target.
+        event_features: For each row (positions, columns) codes, the last ones those of the request; None, for one row
+            or for all, where nothing is known.
+        targets: Of a causal model, for each row the positions whose labels are learned; rows must fit the input. By
+            default the last one.
+
+    Returns:
+        `input_ids` (batch, longest row); of an encoder `attention_mask`; of a model with features `event_features`
+        (batch, longest row, columns); with `targets` `logits_to_keep` (batch, most targets), padded with position 0.
+    """
+    room, side = config.max_position_embeddings, "right" if config.is_decoder else "left"
+    if targets is not None and not config.is_decoder:
+        raise ValueError("several targets in a row need a causal model; an encoder would read what comes after them")
+    input_ids, real = pad_rows([row[-room:] for row in rows], config.pad_token_id, side)
+    inputs = {"input_ids": input_ids}
+    if not config.is_decoder:
+        inputs["attention_mask"] = real
+    hidden = [[-1] for _ in rows] if targets is None else targets
+    if config.features:
+        columns, codes = config.columns, [None] * len(rows) if event_features is None else event_features
+        aligned = [
+            align_targets(columns, row_codes, min(len(row), room), places)
+            for row, row_codes, places in zip(rows, codes, hidden, strict=True)
+        ]
+        inputs["event_features"] = pad_features(aligned, input_ids.shape[1], side)
+    if targets is not None:
+        inputs["logits_to_keep"] = pad_rows(targets, 0)[0]
+    return inputs
+
+
+def align_targets(columns: Columns, codes, width: int, targets: Sequence[int]) -> np.ndarray:
+    """(width, columns) codes of the last positions of a row, those of events unknown at the targets."""
+    if codes is None:
+        return np.zeros((width, len(columns)), dtype=np.int64)
+    aligned = as_codes(columns, codes)[-width:].copy()
+    aligned[np.ix_(targets, columns.of_event)] = 0
+    return aligned
+
+
 def align_encoder(columns: Columns, codes, start: int, width: int, request: bool) -> np.ndarray:
     """(width, columns) codes of an encoder's row, of which `start` is the first event that is read."""
     if codes is None:
@@ -154,4 +207,4 @@ def pad_rows(
     return torch.from_numpy(ids), torch.from_numpy(mask)
 
 
-__all__ = ["build_inputs", "build_request", "pad_rows"]
+__all__ = ["build_inputs", "build_request", "build_targets", "pad_rows"]

@@ -17,7 +17,12 @@ from transformers import initialization as init
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation import NoRepeatNGramLogitsProcessor, SuppressTokensLogitsProcessor
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, MaskedLMOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+    MaskedLMOutput,
+    SequenceClassifierOutput,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
@@ -45,6 +50,7 @@ AUTO_MAP = {
     "AutoModel": "modeling_bert4rec.Bert4RecModel",
     "AutoModelForMaskedLM": "modeling_bert4rec.Bert4RecForMaskedLM",
     "AutoModelForCausalLM": "modeling_bert4rec.Bert4RecForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_bert4rec.Bert4RecForSequenceClassification",
 }
 # By this name the Trainer knows that label smoothing shifts the labels of the causal model.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(Bert4RecConfig.model_type, "Bert4RecForCausalLM")
@@ -165,14 +171,35 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         """The table that reads histories."""
         return self.base_model.embeddings.items
 
+    @property
+    def tables(self) -> list[ItemTable]:
+        """The tables of the model."""
+        return [self.items]
+
     def get_input_embeddings(self):
         return self.items.id_embeddings
 
     def set_input_embeddings(self, value):
         self.items.id_embeddings = value
 
+    @torch.no_grad()
+    def resize_token_embeddings(self, *args, **kwargs):
+        """As Transformers does it; nothing is known yet of the content of a new item."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        for table in self.tables:
+            if table.content is not None:
+                table.content.resize(self.config.vocab_size)
+        return embeddings
+
+    def store_items(self, ids: torch.Tensor, values: Mapping[str, Sequence], fit: bool = False) -> None:
+        """Keep the content of some items; see [`ItemContent.store`]."""
+        for table in self.tables:
+            table.content.store(ids, values, fit)
+
     def save_pretrained(self, *args, **kwargs):
-        from .pipeline_bert4rec import RecommendationPipeline  # noqa: F401  (makes the pipeline's code travel)
+        # These imports make the code of the pipelines travel.
+        from .pipeline_behavior import BehaviorPredictionPipeline  # noqa: F401
+        from .pipeline_bert4rec import RecommendationPipeline  # noqa: F401
 
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(*args, **kwargs)
@@ -370,9 +397,6 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
         old = self.scores.bias
         added = (old.mean() + self.config.new_item_offset).repeat(max(self.config.vocab_size - len(old), 0))
         self.scores.bias = nn.Parameter(torch.cat([old, added])[: self.config.vocab_size], old.requires_grad)
-        for table in self.tables:
-            if table.content is not None:
-                table.content.resize(self.config.vocab_size)
         return embeddings
 
     @torch.no_grad()
@@ -384,11 +408,6 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
                 table.drop_content()
             folded.config.item_features = []
         return folded
-
-    def store_items(self, ids: torch.Tensor, values: Mapping[str, Sequence], fit: bool = False) -> None:
-        """Keep the content of some items; see [`ItemContent.store`]."""
-        for table in self.tables:
-            table.content.store(ids, values, fit)
 
     def score_states(self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch):
         """Loss and logits of the states that the encoder computed at `positions`, or everywhere if None."""
@@ -581,9 +600,127 @@ class ItemsLeft(LogitsProcessor):
         return scores
 
 
+class Bert4RecForSequenceClassification(Bert4RecPreTrainedModel):
+    """The encoder, causal or not, with labels of what a user does: of an event, or of the user.
+
+    The inputs are those of [`build_targets`]: the last position of a row is the target, the item of an event whose
+    label is predicted, or a mask where the label belongs to the user.
+    """
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.model = Bert4RecModel(config)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        event_features: torch.LongTensor | None = None,
+        labels: torch.Tensor | None = None,
+        logits_to_keep: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        """Logits of the labels, and the loss that suits `config.problem_type`.
+
+        Args:
+            input_ids, attention_mask, position_ids, inputs_embeds, event_features: As for [`Bert4RecModel`].
+            labels: (batch,) class numbers, or numbers for a regression, -100 where there is none; (batch, num_labels)
+                for several labels at once. With `logits_to_keep` (batch, n) labels of these positions.
+            logits_to_keep: (batch, n) positions that are read; by default the last one of each row that is no padding.
+
+        Returns:
+            `logits` of shape (batch, num_labels); with `logits_to_keep` (batch, n, num_labels), or with labels
+            (labels, num_labels), row after row. `loss` is a mean over the labels (their sum over `num_items_in_batch`,
+            where the Trainer gives it).
+
+        Raises:
+            ValueError: for labels of another shape than `logits_to_keep`.
+        """
+        num_items_in_batch = kwargs.pop("num_items_in_batch", None)
+        positions = logits_to_keep
+        if positions is None:
+            given = given_inputs(input_ids, inputs_embeds)
+            positions = last_positions(self.config, input_ids, attention_mask, given).unsqueeze(1)
+        elif labels is not None and labels.shape != positions.shape:
+            raise ValueError(
+                f"with logits_to_keep there is a label for each kept position {tuple(positions.shape)}, got labels "
+                f"of shape {tuple(labels.shape)}"
+            )
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            event_features=event_features,
+            positions_to_keep=positions,
+            use_cache=False,
+            return_dict=True,
+            **kwargs,
+        )
+        states = outputs.last_hidden_state
+        if logits_to_keep is None:
+            states = states[:, 0]
+        elif labels is not None:
+            states, labels = states[labels != -100], labels[labels != -100]
+        logits = self.classifier(self.dropout(states))
+        loss = None if labels is None else self.loss_of(logits, labels, num_items_in_batch)
+        return SequenceClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+    def loss_of(self, logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch=None) -> torch.Tensor:
+        """The mean loss of the labels, or their sum over `num_items_in_batch`; 0 without any label."""
+        if labels.dim() == 1:
+            logits, labels = logits[labels != -100], labels[labels != -100]
+        if not labels.numel():
+            return logits.sum()  # of nothing
+        loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)
+        # The mean over several processes or micro-batches; the loss of a regression takes no `num_items_in_batch`.
+        return loss if num_items_in_batch is None else loss * (labels.numel() / num_items_in_batch)
+
+
+def last_positions(
+    config: Bert4RecConfig,
+    input_ids: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    inputs: torch.Tensor,
+) -> torch.Tensor:
+    """(batch,) the last position of each row that is no padding, which may be on either side.
+
+    Example:
+        >>> ids = torch.tensor([[3, 4, 0], [0, 5, 6]])
+        >>> last_positions(Bert4RecConfig(), ids, None, ids)
+        tensor([1, 2])
+    """
+    batch, length = inputs.shape[:2]
+    if attention_mask is None:
+        if input_ids is None:
+            return torch.full((batch,), length - 1, device=inputs.device)
+        attention_mask = input_ids != config.pad_token_id
+    return (attention_mask * torch.arange(1, length + 1, device=inputs.device)).argmax(-1)
+
+
 def recommender_class(config: Bert4RecConfig) -> type[Bert4RecRecommender]:
     """The class of a recommender with this configuration."""
     return Bert4RecForCausalLM if config.is_decoder else Bert4RecForMaskedLM
 
 
-__all__ = ["Bert4RecPreTrainedModel", "Bert4RecModel", "Bert4RecForMaskedLM", "Bert4RecForCausalLM"]
+def model_class(config: Bert4RecConfig) -> type[Bert4RecPreTrainedModel]:
+    """The class of a classifier or recommender with this configuration."""
+    return Bert4RecForSequenceClassification if config.label_of else recommender_class(config)
+
+
+__all__ = [
+    "Bert4RecPreTrainedModel",
+    "Bert4RecModel",
+    "Bert4RecForMaskedLM",
+    "Bert4RecForCausalLM",
+    "Bert4RecForSequenceClassification",
+]

@@ -22,7 +22,124 @@ logger = logging.get_logger(__name__)
 ITEMS, REQUEST, TIME, CANDIDATES = "item_ids", "request", "time", "candidates"
 
 
-class RecommendationPipeline(Pipeline):
+class HistoryPipeline(Pipeline):
+    """Reads histories of raw item ids, with their features, for a pipeline that answers something about each.
+
+    Attributes:
+        options: Keys of a history given as a dictionary that are no columns.
+        predicts_labels: Whether the model is a classifier.
+    """
+
+    _load_tokenizer = True
+    options: tuple[str, ...] = ()
+    predicts_labels = False
+
+    def __init__(self, *args, batch_size: int = 64, **kwargs):
+        super().__init__(*args, batch_size=check_count(batch_size, "batch_size"), **kwargs)
+        if len(self.tokenizer) != self.model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they "
+                "do not belong together; load both from one folder"
+            )
+        label_of = self.model.config.label_of
+        if bool(label_of) != self.predicts_labels:
+            raise ValueError(
+                f"{type(self).__name__} needs a {'classifier' if self.predicts_labels else 'recommender'}, but the "
+                f"configuration of the model has label_of={label_of!r}"
+            )
+        if isinstance(self.model, torch.nn.Module):
+            self.model.eval()
+        vocabulary = self.tokenizer.get_vocab()
+        check_vocabulary(self.tokenizer, vocabulary, self.model.config)
+        self.item_of_id = {index: item for item, index in vocabulary.items()}
+        special = set(self.model.config.special_token_ids)
+        self.id_of_item = {item: index for item, index in vocabulary.items() if index not in special}
+        self.readers = self.model.config.columns.features
+
+    def __call__(self, inputs, **kwargs):
+        if "batch_size" in kwargs:
+            check_count(kwargs["batch_size"], "batch_size")
+        if isinstance(inputs, Mapping):
+            return super().__call__(dict(inputs), **kwargs)
+        if isinstance(inputs, (str, bytes)) or hasattr(inputs, "columns") or not is_iterable(inputs):
+            raise TypeError(
+                f"a history is a list of item ids, such as ['item', 'item'], got {inputs!r} ({type(inputs).__name__})"
+            )
+        if not hasattr(inputs, "__len__"):
+            return super().__call__((history for history in inputs), **kwargs)
+        inputs = as_list(inputs)
+        if not inputs:
+            raise ValueError("an empty list: give item ids, or histories, as [[]] for a user without one")
+        if isinstance(inputs[0], str) or not is_iterable(inputs[0]):
+            return super().__call__(tuple(inputs), **kwargs)  # the parent class takes a list for a batch
+        return self.by_length(inputs, **kwargs)
+
+    def by_length(self, histories, **kwargs):
+        """The answers for all histories, computed in batches of similar length."""
+        items = [history.get(ITEMS) if isinstance(history, Mapping) else history for history in histories]
+        lengths = [len(history) if hasattr(history, "__len__") else 0 for history in items]
+        order = sorted(range(len(histories)), key=lengths.__getitem__)
+        answers = super().__call__([histories[index] for index in order], **kwargs)
+        return [answer for _, answer in sorted(zip(order, answers, strict=True), key=itemgetter(0))]
+
+    def run_single(self, inputs, *parameters):
+        return super().run_single([inputs], *parameters)[0]
+
+    def get_iterator(self, inputs, _num_workers, batch_size, *parameters):
+        inputs = iter(inputs)
+        while batch := list(islice(inputs, batch_size)):
+            yield from super().run_single(batch, *parameters)
+
+    def get_inference_context(self):
+        return torch.inference_mode
+
+    def read(self, row: Mapping[str, Any]) -> tuple[list[int], np.ndarray | None]:
+        """Ids of the known items of a history, and the codes of its features, the last row those of the request."""
+        items, columns, request = self.check_columns(row)
+        known = [index for index, item in enumerate(items) if item in self.id_of_item]
+        ids = [self.id_of_item[items[index]] for index in known]
+        if not self.readers:
+            return ids, None
+        codes = []
+        for feature in self.readers:
+            values = column_values(feature, columns, request, known)
+            codes.append(encode(feature, values))
+            warn_of_unknown(feature, values, codes[-1])
+        return ids, np.stack(codes, axis=1)
+
+    def check_columns(self, row: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
+        """The items of a history, its other columns and its request, if the model reads them all.
+
+        A row of `build_sequences` or of a split, which has a `user_id`, may have columns that the model does not read.
+        """
+        items = check_items(row.get(ITEMS), "a history")
+        request = row.get(REQUEST) or {}
+        read = {feature.column for feature in self.readers}
+        columns = {name: values for name, values in row.items() if name not in (ITEMS, REQUEST, *self.options)}
+        if "user_id" in columns:
+            columns = {name: values for name, values in columns.items() if name in read}
+        asked = {feature.column for feature in self.readers if feature.at != "event"}
+        for given, allowed, place in (
+            (columns, read, "a history"),
+            (request, {TIME if name == TIMES else name for name in asked}, "a request"),
+        ):
+            if unread := sorted(given.keys() - allowed):
+                raise ValueError(f"the model does not read {unread} in {place}; it reads {sorted(allowed)} there")
+        constant = {name: value for name, value in columns.items() if name != TIMES and not is_list_of_values(value)}
+        request = {name: value for name, value in constant.items() if name in asked} | request
+        columns |= {name: [value] * len(items) for name, value in constant.items()}
+        columns = {name: as_list(values) for name, values in columns.items()}
+        for name, values in columns.items():
+            if len(values) != len(items):
+                raise ValueError(f"{name!r} needs a value for each item, got {len(values)} for {len(items)} items")
+        return items, columns, request
+
+    def known_ids(self, items):
+        ids = list(map(self.id_of_item.get, items))
+        return ids if None not in ids else [index for index in ids if index is not None]
+
+
+class RecommendationPipeline(HistoryPipeline):
     """Recommends the items that may follow a history.
 
     A call takes a history, a list of item ids with the oldest first, and returns a list of `{"item_id", "score"}`,
@@ -51,23 +168,7 @@ class RecommendationPipeline(Pipeline):
             does not read or that have another length than the items, and timestamps that are not in order.
     """
 
-    _load_tokenizer = True
-
-    def __init__(self, *args, batch_size: int = 64, **kwargs):
-        super().__init__(*args, batch_size=check_count(batch_size, "batch_size"), **kwargs)
-        if len(self.tokenizer) != self.model.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {len(self.tokenizer)} tokens and the model {self.model.config.vocab_size}: they "
-                "do not belong together; load both from one folder"
-            )
-        if isinstance(self.model, torch.nn.Module):
-            self.model.eval()
-        vocabulary = self.tokenizer.get_vocab()
-        check_vocabulary(self.tokenizer, vocabulary, self.model.config)
-        self.item_of_id = {index: item for item, index in vocabulary.items()}
-        special = set(self.model.config.special_token_ids)
-        self.id_of_item = {item: index for item, index in vocabulary.items() if index not in special}
-        self.readers = self.model.config.columns.features
+    options = (CANDIDATES,)
 
     def _sanitize_parameters(self, top_k=None, exclude_seen=None, candidates=None, blocked=None):
         preprocess, forward = {}, {}
@@ -81,26 +182,7 @@ class RecommendationPipeline(Pipeline):
             preprocess["blocked"] = check_items(blocked, "blocked")
         return preprocess, forward, {}
 
-    def __call__(self, inputs, **kwargs):
-        if "batch_size" in kwargs:
-            check_count(kwargs["batch_size"], "batch_size")
-        if isinstance(inputs, Mapping):
-            return super().__call__(dict(inputs), **kwargs)
-        if isinstance(inputs, (str, bytes)) or hasattr(inputs, "columns") or not is_iterable(inputs):
-            raise TypeError(
-                f"a history is a list of item ids, such as ['item', 'item'], got {inputs!r} ({type(inputs).__name__})"
-            )
-        if not hasattr(inputs, "__len__"):
-            return super().__call__((history for history in inputs), **kwargs)
-        inputs = as_list(inputs)
-        if not inputs:
-            raise ValueError("an empty list: give item ids, or histories, as [[]] for a user without one")
-        if isinstance(inputs[0], str) or not is_iterable(inputs[0]):
-            return super().__call__(tuple(inputs), **kwargs)  # the parent class takes a list for a batch
-        return self.by_length(inputs, **kwargs)
-
     def by_length(self, histories, candidates=None, **kwargs):
-        """The lists of all histories, computed in batches of similar length."""
         if candidates is not None and has_lists(candidates):
             if len(candidates) != len(histories):
                 raise ValueError(
@@ -110,22 +192,7 @@ class RecommendationPipeline(Pipeline):
             histories = [as_row(row) | {CANDIDATES: own} for row, own in zip(histories, candidates, strict=True)]
         elif candidates is not None:
             kwargs["candidates"] = candidates
-        items = [history.get(ITEMS) if isinstance(history, Mapping) else history for history in histories]
-        lengths = [len(history) if hasattr(history, "__len__") else 0 for history in items]
-        order = sorted(range(len(histories)), key=lengths.__getitem__)
-        lists = super().__call__([histories[index] for index in order], **kwargs)
-        return [ranked for _, ranked in sorted(zip(order, lists, strict=True), key=itemgetter(0))]
-
-    def run_single(self, inputs, *parameters):
-        return super().run_single([inputs], *parameters)[0]
-
-    def get_iterator(self, inputs, _num_workers, batch_size, *parameters):
-        inputs = iter(inputs)
-        while batch := list(islice(inputs, batch_size)):
-            yield from super().run_single(batch, *parameters)
-
-    def get_inference_context(self):
-        return torch.inference_mode
+        return super().by_length(histories, **kwargs)
 
     def preprocess(self, histories, exclude_seen=None, blocked=(), candidates=None):
         config = self.model.config
@@ -147,47 +214,6 @@ class RecommendationPipeline(Pipeline):
         if not known:
             raise ValueError(f"none of the {len(items)} candidates is in the catalogue of the model")
         return known
-
-    def read(self, row: Mapping[str, Any]) -> tuple[list[int], np.ndarray | None]:
-        """Ids of the known items of a history, and the codes of its features, the last row those of the request."""
-        items, columns, request = self.check_columns(row)
-        known = [index for index, item in enumerate(items) if item in self.id_of_item]
-        ids = [self.id_of_item[items[index]] for index in known]
-        if not self.readers:
-            return ids, None
-        codes = []
-        for feature in self.readers:
-            values = column_values(feature, columns, request, known)
-            codes.append(encode(feature, values))
-            warn_of_unknown(feature, values, codes[-1])
-        return ids, np.stack(codes, axis=1)
-
-    def check_columns(self, row: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
-        """The items of a history, its other columns and its request, if the model reads them all.
-
-        A row of `build_sequences` or of a split, which has a `user_id`, may have columns that the model does not read.
-        """
-        items = check_items(row.get(ITEMS), "a history")
-        request = row.get(REQUEST) or {}
-        read = {feature.column for feature in self.readers}
-        columns = {name: values for name, values in row.items() if name not in (ITEMS, REQUEST, CANDIDATES)}
-        if "user_id" in columns:
-            columns = {name: values for name, values in columns.items() if name in read}
-        asked = {feature.column for feature in self.readers if feature.at != "event"}
-        for given, allowed, place in (
-            (columns, read, "a history"),
-            (request, {TIME if name == TIMES else name for name in asked}, "a request"),
-        ):
-            if unread := sorted(given.keys() - allowed):
-                raise ValueError(f"the model does not read {unread} in {place}; it reads {sorted(allowed)} there")
-        constant = {name: value for name, value in columns.items() if name != TIMES and not is_list_of_values(value)}
-        request = {name: value for name, value in constant.items() if name in asked} | request
-        columns |= {name: [value] * len(items) for name, value in constant.items()}
-        columns = {name: as_list(values) for name, values in columns.items()}
-        for name, values in columns.items():
-            if len(values) != len(items):
-                raise ValueError(f"{name!r} needs a value for each item, got {len(values)} for {len(items)} items")
-        return items, columns, request
 
     def _forward(self, inputs, top_k=10):
         candidate_ids = inputs.pop("candidate_ids", None)
@@ -211,10 +237,6 @@ class RecommendationPipeline(Pipeline):
             ]
             for ids, scores in zip(outputs["ids"].tolist(), outputs["scores"].tolist(), strict=True)
         ]
-
-    def known_ids(self, items):
-        ids = list(map(self.id_of_item.get, items))
-        return ids if None not in ids else [index for index in ids if index is not None]
 
 
 def check_vocabulary(tokenizer, vocabulary: Mapping[str, int], config) -> None:
@@ -325,4 +347,4 @@ def check_items(items, name: str) -> list[str]:
     return items
 
 
-__all__ = ["RecommendationPipeline", "next_scores"]
+__all__ = ["HistoryPipeline", "RecommendationPipeline", "next_scores"]

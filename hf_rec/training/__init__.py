@@ -1,6 +1,7 @@
 """Recipes, the Trainer, and what a training run reports."""
 
 from .arguments import RecommendationTrainingArguments
+from .classify import fit_classifier, train_classifier
 from .create import create_model, load_model
 from .fine_tune import fine_tune
 from .fit import fit, make_trainer
@@ -18,9 +19,11 @@ __all__ = [
     "evaluate_recommender",
     "fine_tune",
     "fit",
+    "fit_classifier",
     "load_model",
     "make_trainer",
     "remove_items",
     "replace_items",
+    "train_classifier",
     "train_recommender",
 ]

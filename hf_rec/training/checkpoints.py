@@ -136,7 +136,8 @@ class RunFolder:
         """Remove a run, but nothing that it did not write."""
         for folder in self.checkpoints():
             shutil.rmtree(folder)
-        for name in (RUN, RESULTS, "config.json", "model.safetensors", "trainer_state.json", "training_curve.png"):
+        weights, plots = ("config.json", "model.safetensors"), ("training_curve.png", "calibration.png")
+        for name in (RUN, RESULTS, "trainer_state.json", *weights, *plots):
             (self.path / name).unlink(missing_ok=True)
 
     def begin(self, identity: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ..data.encode import fit_features, name_features
 from ..data.items import align_items, fit_item_features, item_values, name_item_features
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
-from ..model.modeling_bert4rec import recommender_class
+from ..model.modeling_bert4rec import model_class
 from .recipes import choose_max_length, recipe_config
 
 # Fields of the configuration that fit the weights of any saved model.
@@ -27,6 +27,10 @@ CHANGEABLE = {
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "id_dropout_prob",
+    "label_of",
+    "id2label",
+    "label2id",
+    "problem_type",
 }
 
 
@@ -64,7 +68,7 @@ def create_model(
         known = tokens_of(train["item_ids"], tokenizer)
         fields["item_features"] = fit_item_features(name_item_features(content, item_columns), content, known)
     model_config = Bert4RecConfig(**recipe_config(len(tokenizer), max_length, **fields))
-    model = recommender_class(model_config)(model_config)
+    model = model_class(model_config)(model_config)
     if item_columns:
         store_items(model, content, known)
     return model, tokenizer
@@ -72,8 +76,9 @@ def create_model(
 
 def all_items(splits: DatasetDict) -> pa.Array:
     """The item of every event and target."""
-    items = [as_array(splits[name]["item_ids"]).flatten() for name in ("train", "validation", "test")]
-    return pa.concat_arrays([*items, *(as_array(splits[name]["target_id"]) for name in ("validation", "test"))])
+    items = [as_array(split["item_ids"]).flatten() for split in splits.values()]
+    targets = [as_array(split["target_id"]) for split in splits.values() if "target_id" in split.column_names]
+    return pa.concat_arrays([*items, *targets])
 
 
 def tokens_of(histories, tokenizer: ItemTokenizer) -> np.ndarray:
@@ -116,6 +121,10 @@ def load_model(
     if found != Bert4RecConfig.model_type:
         raise ValueError(f"{model_name_or_path} holds no recommender: its config.json names the model type {found!r}")
     asked = dict(config or {})
+    if saved.label_of and not asked.get("label_of"):
+        raise ValueError(
+            f"{model_name_or_path} holds a classifier, no recommender; hf-rec train --task classification trains it"
+        )
     fixed = {name: getattr(saved, name) for name in asked.keys() - CHANGEABLE}
     if changed := sorted(name for name in fixed if asked[name] != fixed[name]):
         raise ValueError(
@@ -125,7 +134,7 @@ def load_model(
     tokenizer = ItemTokenizer.from_pretrained(model_name_or_path)
     loaded = Bert4RecConfig.from_pretrained(model_name_or_path, **asked)
     loaded.validate()  # the changed fields
-    return recommender_class(loaded).from_pretrained(model_name_or_path, config=loaded), tokenizer
+    return model_class(loaded).from_pretrained(model_name_or_path, config=loaded), tokenizer
 
 
 __all__ = ["create_model", "load_model"]

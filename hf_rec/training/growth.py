@@ -77,8 +77,7 @@ def add_items(
         model.store_items(added, content)
     for table in model.tables:
         start_vectors(table, torch.from_numpy(old_items), added, start)
-    bias = model.scores.bias
-    bias[added] = bias[old_items].mean() + config.new_item_offset
+    start_scores(model, torch.from_numpy(old_items), added)
     return new
 
 
@@ -141,6 +140,12 @@ def remove_items(model: PreTrainedModel, tokenizer: ItemTokenizer, item_ids: Ite
     if unknown := [item for item in ids if item not in vocabulary or item in special]:
         raise ValueError(f"{len(unknown)} items to remove are not in the catalogue, such as {unknown[0]!r}")
     model.config.removed_ids = sorted({*(model.config.removed_ids or ()), *map(vocabulary.get, ids)})
+
+
+def start_scores(model: PreTrainedModel, old: torch.Tensor, added: torch.Tensor) -> None:
+    """Give the added ids the mean bias of the others and `config.new_item_offset`, in a model that scores items."""
+    if hasattr(model, "scores"):
+        model.scores.bias[added] = model.scores.bias[old].mean() + model.config.new_item_offset
 
 
 def start_vectors(table, old: torch.Tensor, added: torch.Tensor, start: str) -> None:

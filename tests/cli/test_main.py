@@ -17,6 +17,8 @@ OPTIONS = {
         "--request_columns",
         "--objective",
         "--replace_items",
+        "--max_steps",
+        "--task",
     ],
     "evaluate": ["--model_name_or_path", "--train_file", "--split", "--include_seen", "--history_lengths", "--plot"],
     "recommend": ["--model_name_or_path", "--history", "--file", "--request", "--top_k", "--candidates"],
@@ -25,6 +27,9 @@ OPTIONS = {
     "embed": ["--items_file", "--text_columns", "--image_column", "--audio_column", "--output_file", "--batch_size"],
     "demo": ["--output_dir", "--max_steps", "--seed"],
 }
+
+
+LABEL = ["--task", "classification", "--label_column"]
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +90,23 @@ def test_unknown_commands_and_choices_are_named_in_the_last_line(arguments, caps
         (["--train_file", "LOG", "--model_name_or_path", "EMPTY"], ["EMPTY", "no recommender"]),
         (["--train_file", "LOG", "--model_name_or_path", "nowhere"], ["huggingface.co"]),
         (["--train_file", "LOG", "--no_such_option", "1"], ["--no_such_option"]),
+        (["--train_file", "LOG", "--task", "classification"], ["--label_column"]),
+        (["--train_file", "LOG", "--label_column", "country"], ["--label_column", "--task classification"]),
+        (["--train_file", "LOG", *LABEL, "stars > 3"], ["'stars > 3'", "'country'"]),
+        (["--train_file", "LOG", *LABEL, "1 = 1"], ["'1 = 1'", "always True", "train"]),
+        (
+            ["--train_file", "LOG", *LABEL, "country", "--hold_out_items", "0.1"],
+            ["--hold_out_items", "classification"],
+        ),
+        (
+            ["--train_file", "LOG", *LABEL, "x", "--label_of", "user", "--users_file", "LOG", "--split", "temporal"],
+            ["--split", "--label_of user"],
+        ),
+        (["--train_file", "LOG", *LABEL, "country", "--label_of", "user"], ["--users_file"]),
+        (
+            ["--train_file", "LOG", *LABEL, "country", "--label_of", "user", "--users_file", "LOG"],
+            ["table of users", "repeat"],
+        ),
         (["--dataset_name", "ml-1m", "--user_column", "u"], ["ml-1m", "user_column"]),
     ],
 )

@@ -45,6 +45,7 @@ OWN_FIELDS = {field.name for field in dataclasses.fields(Bert4RecConfig)} - {
         ("hidden_size", "64", "expected int, got str"),
         ("hidden_act", "swoosh", "hidden_act .* got 'swoosh'"),
         ("loss_type", "hinge", "loss_type .* got 'hinge'"),
+        ("label_of", "item", "label_of .* got 'item'"),
         ("features", "rating", "'features'.*str"),
         ("features", ["rating"], r"got 'rating' \(str\)"),
         ("features", [Feature("hour", "hour"), Feature("hour", "category")], r"\['hour', 'hour'\]"),
@@ -71,9 +72,9 @@ def test_numbers_that_would_give_no_finite_scores_are_refused(field):
 def test_every_field_is_read_by_the_code_of_the_model():
     code = "".join(path.read_text() for path in Path(hf_rec.model.__file__).parent.glob("*.py"))
     unread = {name for name in OWN_FIELDS if f"config.{name}" not in code}
-    # Properties read `unk_token_id` and `removed_ids`; `from_dict` reads `format_version` before there is a config.
-    assert "config.special_token_ids" in code and "config.unavailable_ids" in code
-    assert unread == {"unk_token_id", "removed_ids", "format_version"}
+    # A property reads `removed_ids`; `from_dict` reads `format_version` before there is a config.
+    assert "config.unavailable_ids" in code
+    assert unread == {"removed_ids", "format_version"}
 
 
 def test_a_saved_configuration_comes_back_through_the_auto_class(tmp_path):

@@ -1,0 +1,92 @@
+"""The task of `hf-rec train`: recommendation, or classification of what users do."""
+
+from dataclasses import dataclass, field, replace
+
+from datasets import DatasetDict
+
+from ..data.labels import add_event_labels, split_users
+from ..data.splits import LABEL
+from .arguments import DataArguments
+
+
+@dataclass
+class TaskArguments:
+    """What the model learns."""
+
+    task: str = field(
+        default="recommendation",
+        metadata={
+            "choices": ["recommendation", "classification"],
+            "help": "Rank the items that may follow, or predict a label of an event or of the user.",
+        },
+    )
+    label_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "classification: the label, a column or an expression in SQL such as 'rating >= 4'. Fractions are "
+            "a regression, all else are classes."
+        },
+    )
+    label_of: str = field(
+        default="event",
+        metadata={
+            "choices": ["event", "user"],
+            "help": "classification: whether the label is of the events of the log, or of the users in --users_file, "
+            "with one row and one label for each; a column of times there ends what is read of a user.",
+        },
+    )
+    label_probability: float = field(
+        default=0.3,
+        metadata={"help": "classification: share of the labelled events of a history that are learned in one pass."},
+    )
+
+    def __post_init__(self):
+        if self.task == "classification" and not self.label_column:
+            raise ValueError("--task classification needs --label_column")
+        if self.task == "recommendation" and self.label_column:
+            raise ValueError("--label_column needs --task classification")
+
+    def refuse(self, data: DataArguments, model) -> None:
+        """Raise for options that a classifier does not read, and for missing ones."""
+        unread = {"hold_out_items": data.hold_out_items, "include_seen": data.include_seen is not None}
+        unread |= {"remove_items": model.remove_items, "replace_items": model.replace_items}
+        unread |= {"basket_column": data.basket_column}
+        if self.label_of == "user":
+            if not data.users_file:
+                raise ValueError("--label_of user needs --users_file, the table with the labels")
+            unread |= {"split": data.split != DataArguments.split, "test_file": data.test_file}
+            unread |= {"target_events": data.target_events}
+        if given := [f"--{name}" for name, value in unread.items() if value]:
+            raise ValueError(f"{given} are no options of --task classification with --label_of {self.label_of}")
+
+    def load_splits(self, data: DataArguments, columns: list[str], seed: int) -> DatasetDict:
+        """Splits with labels, as [`train_classifier`] takes them.
+
+        Args:
+            columns: Columns of features that are kept.
+            seed: Of the random split of users.
+        """
+        if self.label_of == "event":
+            return EventLabels(**vars(data), label=self.label_column).load_splits(columns)
+        log, users = data.open_log(), data.open_files(data.users_file)
+        if {*users.column_names}.isdisjoint({*columns} - {*log.column_names}):
+            data = replace(data, users_file=None)  # it has labels alone
+        sequences = data.load_sequences(log, columns, **data.build_options)
+        return split_users(sequences, users, self.label_column, data.user_column, data.time_column, seed)
+
+    def split_name(self, data: DataArguments) -> str:
+        """How the data are split, for a card."""
+        return "random users" if self.label_of == "user" else data.split_name
+
+
+@dataclass
+class EventLabels(DataArguments):
+    """A log whose sequences have a label for each event."""
+
+    label: str = ""
+
+    def load_sequences(self, log, columns: list[str], **options):
+        return super().load_sequences(add_event_labels(log, self.label), [*columns, LABEL], **options)
+
+
+__all__ = ["TaskArguments"]
