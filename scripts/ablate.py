@@ -224,7 +224,9 @@ PARTS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
     parser.add_argument("--steps", type=int, default=0, help="training steps of each variant; 0: as in the recipe")
     parser.add_argument("--seed", type=int, default=0)

@@ -141,7 +141,9 @@ def run(folder: Path, arguments: list[str]) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--dataset", choices=list(SHOPS), required=True)
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the data sets")
     parser.add_argument("--encoder", help="encoder of texts: a folder or a model of the Hub")

@@ -24,7 +24,9 @@ from hf_rec.cli.train import command_line
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
     parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="training objective")
     parser.add_argument(

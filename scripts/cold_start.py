@@ -38,7 +38,9 @@ def train(name: str, options: argparse.Namespace, others: list[str], content: li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, epilog="Other options are those of `hf-rec train`.")
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, epilog="Other options are those of `hf-rec train`."
+    )
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log")
     parser.add_argument("--items_file", type=Path, required=True, help="table of the items")
     parser.add_argument("--item_columns", nargs="+", required=True, help="columns of the items that the model reads")

@@ -66,9 +66,9 @@ def fetch_suite(version: str, cache_dir: Path) -> Path:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         description="Run the model tests of the installed Transformers, from its source distribution, on BERT4Rec.",
         epilog="Unknown arguments are passed on to pytest, for example: -k save_load -x",
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--cache_dir",

@@ -128,6 +128,7 @@ def table(runs: dict[str, list[dict]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
+        allow_abbrev=False,
         description=__doc__,
         epilog="Other options are those of `hf-rec train`, for all runs.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -180,7 +180,9 @@ def plot(results: list[dict], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False, description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("dataset", help="a data set that `hf-rec train` knows by name, or a folder of --data_dir")
     parser.add_argument("--data_dir", type=Path, help="folder with a folder for each data set")
     parser.add_argument("--table", default="interactions.parquet", help="file name of the log in that folder")

@@ -6,6 +6,7 @@ from datasets import DatasetDict
 
 from ..data.labels import add_event_labels, split_users
 from ..data.splits import LABEL
+from ..model.configuration_bert4rec import LABELLED
 from .arguments import DataArguments
 
 
@@ -30,9 +31,10 @@ class TaskArguments:
     label_of: str = field(
         default="event",
         metadata={
-            "choices": ["event", "user"],
-            "help": "classification: whether the label is of the events of the log, or of the users in --users_file, "
-            "with one row and one label for each; a column of times there ends what is read of a user.",
+            "choices": list(LABELLED),
+            "help": "classification: whether the label is of the events of the log, whose item is known; of the next "
+            "event, whose item is not; or of the users in --users_file, with one row and one label for each; a column "
+            "of times there ends what is read of a user.",
         },
     )
     label_probability: float = field(
@@ -66,7 +68,7 @@ class TaskArguments:
             columns: Columns of features that are kept.
             seed: Of the random split of users.
         """
-        if self.label_of == "event":
+        if self.label_of != "user":
             return EventLabels(**vars(data), label=self.label_column).load_splits(columns)
         log, users = data.open_log(), data.open_files(data.users_file)
         if {*users.column_names}.isdisjoint({*columns} - {*log.column_names}):

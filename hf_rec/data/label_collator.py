@@ -18,7 +18,8 @@ class LabelCollator:
     """Pads tokenized histories and chooses the events whose labels are learned.
 
     A row with a list of `labels` is for training. One labelled event of it is drawn. An encoder reads the history up
-    to that event, which is the target. A causal model reads a window around it, in which each other labelled event is
+    to that event, which is the target; so does any model with `config.label_of` "next_event", with a mask in place of
+    the item. Otherwise a causal model reads a window around it, in which each other labelled event is
     a target, too, with `label_probability`. The `event` columns of targets are hidden, and features are hidden at
     random as by [`RecommendationCollator`].
 
@@ -55,17 +56,24 @@ class LabelCollator:
         drawn = [self.draw(row) for row in rows]
         ids, codes = inputs_of(rows, [window for window, _, _ in drawn])
         targets, labels = [places for _, places, _ in drawn], [found for _, _, found in drawn]
-        if not self.config.is_decoder:
+        if self.config.label_of == "next_event":
+            ids = [[*row[:-1], self.config.mask_token_id] for row in ids]
+        if self.ends_at_target:
             return forget(build_targets(self.config, ids, codes) | {"labels": torch.tensor(np.concatenate(labels))})
         batch = build_targets(self.config, ids, codes, targets)
         return forget(batch | {"labels": pad_labels(labels, batch["logits_to_keep"].shape[1])})
+
+    @property
+    def ends_at_target(self) -> bool:
+        """Whether a training row has one target, at its end."""
+        return not self.config.is_decoder or self.config.label_of == "next_event"
 
     def draw(self, row: Mapping[str, Any]) -> tuple[slice, np.ndarray, np.ndarray]:
         """The part of a row that is read, the places of the targets in it, and their labels."""
         labels, room = np.asarray(row["labels"]), self.config.max_position_embeddings
         places = np.flatnonzero(labels != MISSING)
         drawn = places[int(torch.randint(len(places), ()))]
-        if not self.config.is_decoder:
+        if self.ends_at_target:
             return slice(max(drawn + 1 - room, 0), drawn + 1), np.array([-1]), labels[[drawn]]
         first, last = max(drawn + 1 - room, 0), max(min(drawn, len(labels) - room), 0)
         start = first + int(torch.randint(last - first + 1, ()))

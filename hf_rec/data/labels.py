@@ -29,7 +29,7 @@ class Label:
 
     Args:
         name: Column or expression.
-        of: "event", of an event whose item is known, or "user".
+        of: "event", of an event whose item is known, "next_event", whose item is not, or "user".
         classes: Names of the classes in the order of their numbers; empty for a regression.
 
     Example:
@@ -75,9 +75,9 @@ def fit_label(name: str, of: str, splits: DatasetDict) -> Label:
     Raises:
         ValueError: for a label that has fewer than two values in a split.
     """
-    column = LABEL if of == "event" else TARGET
+    column = TARGET if of == "user" else LABEL
     values = as_array(splits["train"][column])
-    values = values.flatten() if of == "event" else values
+    values = values if of == "user" else values.flatten()
     for split, found in {"train": values, **{name: as_array(splits[name][TARGET]) for name in EVALUATED}}.items():
         distinct = found.drop_null().unique()
         if len(distinct) < 2:
@@ -248,9 +248,9 @@ def label_rows(tokenized: Dataset, split: Dataset, tokenizer: ItemTokenizer, lab
     rows = pc.index_in(as_array(tokenized["user_id"]), value_set=as_array(split["user_id"]))
     columns = {name: as_array(tokenized[name]) for name in tokenized.column_names}
     targets = columns.pop("labels", None)
-    if label.of == "user":
+    if label.of == "user" or (label.of == "next_event" and targets is not None):
         targets = pa.array(np.full(len(rows), tokenizer.mask_token_id, dtype=np.int32))
-    else:
+    if label.of != "user":
         known = tokenizer.encode_column(split["item_ids"]).flatten().to_numpy() != tokenizer.unk_token_id
         events = as_array(split[LABEL])
         events = make_lists(pa.array(label.encode(events.flatten())), list_lengths(events))
@@ -274,7 +274,7 @@ def labelled(columns: dict[str, pa.Array], name: str, label: Label) -> Dataset:
         flat = columns["labels"].flatten().to_numpy()
         rows = np.repeat(np.arange(len(columns["length"])), list_lengths(columns["labels"]))
         kept = np.bincount(rows[flat != MISSING], minlength=len(columns["length"])) > 0
-        if label.of == "event":
+        if label.of != "user":
             report(
                 int((flat == MISSING).sum()), len(flat), f"events of the train split without a label {label.name!r}"
             )

@@ -3,7 +3,7 @@
 They read the rows of [`tokenize_labels`], so they see the events, features and labels that the model sees.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 from ..data.columns import as_array, is_list, list_lengths
 from ..data.labels import MISSING
 from ..data.splits import places
-from ..model.features import Columns, Feature
+from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.item_table import ItemContent
 from .label_metrics import label_metrics
 
@@ -32,27 +32,19 @@ class CountFeatures:
 
     Args:
         train: The training split, as [`tokenize_labels`] returns it.
-        features: `config.features` of the model.
-        num_labels: Classes; 1 for a regression.
-        vocab_size: Tokens of the vocabulary.
+        config: Of the model.
         content: Of the items, or None.
     """
 
-    def __init__(
-        self,
-        train: Dataset,
-        features: Sequence[Feature],
-        num_labels: int,
-        vocab_size: int,
-        content: ItemContent | None = None,
-    ):
-        self.columns = Columns(features)
-        self.num_labels, self.vocab_size, self.content = num_labels, vocab_size, content
+    def __init__(self, train: Dataset, config: Bert4RecConfig, content: ItemContent | None = None):
+        self.columns, self.num_labels = config.columns, config.num_labels
+        self.of_items = config.label_of == "event"
+        self.content = content if self.of_items else None
+        vocab_size = config.vocab_size
         events = Events(train, len(self.columns))
         self.mean = self.values_of(events.labels[events.labels != MISSING]).mean(0)
         self.folds = np.random.default_rng(0).integers(FOLDS, size=len(train))[events.row]
         known = events.labels != MISSING
-        self.of_items = len(np.unique(events.ids[known])) > 1  # labels of users are all at the mask
         self.sums = np.zeros((FOLDS, vocab_size, len(self.mean)))
         self.counts = np.zeros((FOLDS, vocab_size, 1))
         np.add.at(self.sums, (self.folds[known], events.ids[known]), self.values_of(events.labels[known]))
@@ -202,14 +194,10 @@ LABEL_BASELINES = {
 
 
 def evaluate_label_baselines(
-    rows: DatasetDict,
-    features: Sequence[Feature],
-    num_labels: int,
-    vocab_size: int,
-    content: ItemContent | None = None,
+    rows: DatasetDict, config: Bert4RecConfig, content: ItemContent | None = None
 ) -> dict[str, dict[str, float]]:
     """Test metrics of the baselines, by name; the arguments are those of [`CountFeatures`]."""
-    counts_of = CountFeatures(rows["train"], features, num_labels, vocab_size, content)
+    counts_of, num_labels = CountFeatures(rows["train"], config, content), config.num_labels
     counts, labels = counts_of(rows["train"], training=True)
     test, test_labels = counts_of(rows["test"])
     return {

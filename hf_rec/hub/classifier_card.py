@@ -15,6 +15,11 @@ EXPLANATIONS = {
     2: "AUC is the probability that a positive row is scored above a negative one. The calibration error is the mean "
     "distance between predicted probabilities and observed shares, in ten bins.",
 }
+LABELLED_AS = {
+    "event": "an event whose item is known",
+    "next_event": "the next event, whose item is not known",
+    "user": "the user",
+}
 SEVERAL = "Macro-F1 is the mean over the classes of the F1 score."
 
 
@@ -25,7 +30,7 @@ def describe_classifier(config: Bert4RecConfig, num_parameters: int) -> dict[str
     more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
     return describe(config, num_parameters) | {
         "auto_class": "AutoModelForSequenceClassification",
-        "label_of": "an event whose item is known" if config.label_of == "event" else "the user",
+        "label_of": LABELLED_AS[config.label_of],
         "labels": shown + more if config.num_labels > 1 else "a number",
         "explanation": EXPLANATIONS.get(config.num_labels, SEVERAL),
     }

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from .features import Columns, Feature
 
 LOSS_TYPES = ("softmax", "sampled_softmax", "gbce")
-LABELLED = ("event", "user")
+LABELLED = ("event", "next_event", "user")
 FORMAT_VERSION = 1  # of saved folders; raised when a folder of before can no longer be read
 # `pipeline` refuses a folder that names a pipeline of its own unless `trust_remote_code` is given. The installed
 # package registers the pipeline, so its configurations leave that name out.
@@ -57,8 +57,8 @@ class Bert4RecConfig(PreTrainedConfig):
             ([Petrov and Macdonald, 2023](https://arxiv.org/abs/2308.07192)). See `losses.py`.
         num_negatives: Items that a sampled loss draws in each step, shared by all targets.
         gbce_calibration: The t of "gbce", in [0, 1].
-        label_of: What a classifier predicts a label of: an "event", whose item is known, or the "user"; None for a
-            recommender. The labels themselves are in `id2label`.
+        label_of: What a classifier predicts a label of: an "event", whose item is known, the "next_event", whose item
+            is not, or the "user"; None for a recommender. The labels themselves are in `id2label`.
         format_version: Version of the folder's layout.
 
     Example:

@@ -19,7 +19,7 @@ class BehaviorPredictionPipeline(HistoryPipeline):
     event needs to know its item: the history is a dictionary with `"item"`, or with several `"items"`, each of which
     gets an answer of its own as if it came next: `{"item_ids": [...], "rating": [...], "item": "sku-1", "request":
     {"country": "FR"}}`. `request` holds what is known of the event beside the item. A model that predicts a label of
-    the user takes no item.
+    the user, or of the next event without its item, takes none.
 
     An answer is a list of `{"label", "score"}`, the most probable label first, as in text classification. The score is
     a probability, or for a regression the number itself.
@@ -54,12 +54,12 @@ class BehaviorPredictionPipeline(HistoryPipeline):
         return {"counts": counts} | build_targets(self.model.config, rows, codes)
 
     def targets(self, row: Mapping[str, Any]) -> list[int]:
-        """Token ids of the items whose events are to be labelled; the mask for a label of the user."""
+        """Token ids of the items whose events are to be labelled; the mask where no item is known."""
         config = self.model.config
         given = [name for name in self.options if name in row]
         if config.label_of != "event":
             if given:
-                raise ValueError(f"the model predicts a label of the user, not of an event with an item; got {given}")
+                raise ValueError(f"the model predicts a label of the {config.label_of} and takes no item; got {given}")
             return [config.mask_token_id]
         if len(given) != 1:
             raise ValueError(

@@ -72,7 +72,7 @@ def train_classifier(
         args: Arguments of the Trainer, which are not changed. Unless they name another metric, the best model is
             chosen by AUC, by accuracy for more than two classes, or by RMSE for a regression.
         label: Name of the label.
-        label_of: "event" or "user".
+        label_of: "event", "next_event" or "user"; see [`Label`].
         model_name_or_path: A saved recommender, or a classifier of the same labels, to fine-tune in the steps of a new
             model. Items and categories that it does not know are added.
         config: Fields of the [`Bert4RecConfig`]; for a saved model none that its weights depend on.
@@ -129,9 +129,7 @@ def train_classifier(
         predicted = probabilities_of(logits)
         if not main_process:
             return {}
-        results = evaluate_label_baselines(
-            rows, model.config.features, model.num_labels, len(tokenizer), model.items.content
-        )
+        results = evaluate_label_baselines(rows, model.config, model.items.content)
         results["test"] = label_metrics(predicted, labels)
         trainer.save_state()
         write_json(folder.path / RESULTS, flat_results(results, last_log(trainer.state)))

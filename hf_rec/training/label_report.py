@@ -31,7 +31,7 @@ def classifier_facts(
     """
     config = trainer.model.config
     labels = as_array(rows["train"]["labels"]).flatten().to_numpy()
-    what = "history before the target" if label.of == "event" else "whole history"
+    what = "whole history" if label.of == "user" else "history before the target"
     return describe_classifier(config, trainer.model.num_parameters()) | {
         "label": plain_text(label.name),
         "num_items": config.num_items,

@@ -289,6 +289,31 @@ def test_a_causal_batch_hides_the_features_of_its_targets_alone(monkeypatch):
     assert targets[:, 2].sum() == 0 and 0.4 < targets[:, [0, 1, 3]].float().mean() < 0.75
 
 
+@pytest.mark.parametrize("is_decoder", [False, True])
+def test_the_next_event_is_a_mask_after_the_history(letters, is_decoder, monkeypatch):
+    monkeypatch.setattr("hf_rec.data.collator.FORGET_PROBABILITY", 0.0)
+    splits = labelled_splits()
+    label = fit_label("rating >= 4", "next_event", splits)
+    features = [Feature("rating", "category", values=["1", "2", "3", "4", "5"])]
+    rows = tokenize_labels(splits, letters, features, label)
+    assert rows["test"]["input_ids"][:] == [[A, B, C, D, MASK], [B, A, D, MASK]]
+    assert rows["test"]["labels"][:] == [0, 1]
+    assert rows["train"]["input_ids"][:] == [[A, B, C], [B, A]]
+    config = Bert4RecConfig(vocab_size=8, features=features, is_decoder=is_decoder, **label.config)
+    torch.manual_seed(0)
+    expected = {(MASK,): {1, 0}, (A, MASK): {0}, (B, MASK): {1}}
+    seen = set()
+    for _ in range(40):
+        batch = LabelCollator(config)([*rows["train"]])
+        for ids, codes, answer in zip(batch["input_ids"], batch["event_features"], batch["labels"], strict=True):
+            real = ids != PAD
+            ids, codes = tuple(ids[real].tolist()), codes[real, 0].tolist()
+            assert codes == [{A: 5, B: 2 if len(ids) == 2 else 1}[item] for item in ids[:-1]] + [0]
+            assert int(answer) in expected[ids]
+            seen.add((ids, int(answer)))
+    assert seen == {((MASK,), 1), ((MASK,), 0), ((A, MASK), 0), ((B, MASK), 1)}
+
+
 def test_a_wrong_share_and_missing_features_are_errors():
     config = Bert4RecConfig(features=[Feature("hour", "hour")])
     with pytest.raises(ValueError, match="label_probability .* got 1.5"):

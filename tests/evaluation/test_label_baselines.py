@@ -4,13 +4,17 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_rec import Feature
+from hf_rec import Bert4RecConfig, Feature
 from hf_rec.evaluation.label_baselines import FOLDS, SMOOTHING, CountFeatures, evaluate_label_baselines
 
 FEATURES = [
     Feature("rating", "category", values=["1", "2"]),
     Feature("country", "category", at="request", values=["de", "fr", "it"]),
 ]
+
+
+def config(num_labels: int, label_of: str = "event") -> Bert4RecConfig:
+    return Bert4RecConfig(vocab_size=9, features=FEATURES, num_labels=num_labels, label_of=label_of)
 
 
 def random_rows(seed: int, training: bool, users: int = 40, classes: int = 3) -> list[dict]:
@@ -50,7 +54,7 @@ def slow_counts(row: dict, place: int, labels: list[int], others: list[dict], me
 @pytest.fixture
 def world() -> tuple[list[dict], list[dict], CountFeatures]:
     train, test = random_rows(0, True), random_rows(1, False)
-    return train, test, CountFeatures(Dataset.from_list(train), FEATURES, 3, 9)
+    return train, test, CountFeatures(Dataset.from_list(train), config(3))
 
 
 def test_counts_of_test_rows_are_those_of_a_slow_way(world):
@@ -78,12 +82,13 @@ def test_counts_of_training_rows_know_neither_their_label_nor_those_of_their_fol
     assert labels.tolist() == answers
 
 
-def test_labels_of_users_have_no_item():
+@pytest.mark.parametrize("label_of", ["user", "next_event"])
+def test_labels_without_a_known_item_count_none(label_of):
     train = random_rows(0, True)
     for row in train:
-        row["input_ids"][-1] = 2
+        row["input_ids"][-1] = 2 if label_of == "user" else row["input_ids"][-1]
         row["labels"] = [-100] * (len(row["labels"]) - 1) + row["labels"][-1:]
-    counts_of = CountFeatures(Dataset.from_list(train), FEATURES, 3, 9)
+    counts_of = CountFeatures(Dataset.from_list(train), config(3, label_of))
     found, labels = counts_of(Dataset.from_list(train), training=True)
     expected = [slow_counts(row, len(row["input_ids"]) - 1, [], [], counts_of.mean) for row in train]
     np.testing.assert_allclose(found, np.delete(np.stack(expected), slice(4, 8), axis=1), atol=1e-6)
@@ -121,7 +126,7 @@ def test_learners_find_a_label_that_follows_from_the_request():
         return Dataset.from_list(found)
 
     splits = DatasetDict(train=rows(0, True), test=rows(1, False))
-    results = evaluate_label_baselines(splits, FEATURES, 2, 9)
+    results = evaluate_label_baselines(splits, config(2))
     assert [*results] == ["prior", "logistic regression", "gradient boosting"]
     assert results["prior"]["auc"] == 0.5
     assert results["logistic regression"]["auc"] > 0.99 and results["gradient boosting"]["auc"] > 0.99
@@ -137,6 +142,6 @@ def test_numbers_are_learned_too():
                 row["event_labels"] = answers[:-1]
         return Dataset.from_list(found)
 
-    results = evaluate_label_baselines(DatasetDict(train=rows(0, True), test=rows(1, False)), FEATURES, 1, 9)
+    results = evaluate_label_baselines(DatasetDict(train=rows(0, True), test=rows(1, False)), config(1))
     assert results["prior"]["r2"] < 0.01
     assert results["logistic regression"]["r2"] > 0.99 and results["gradient boosting"]["rmse"] < 0.2

@@ -88,14 +88,15 @@ def test_several_items_have_the_answers_that_each_has_alone(predict):
 
 
 @torch.no_grad()
-def test_a_label_of_the_user_is_read_at_a_mask(tokenizer):
-    model = make_classifier(True, label_of="user")
+@pytest.mark.parametrize("label_of", ["user", "next_event"])
+def test_a_label_without_a_known_item_is_read_at_a_mask(tokenizer, label_of):
+    model = make_classifier(True, label_of=label_of)
     predict = pipeline("behavior-prediction", model=model, tokenizer=tokenizer)
     expected = model(torch.tensor([[4, 5, 2]])).logits.softmax(-1)[0, 1].item()
     answers = predict(["item-1", "unknown", "item-2"], top_k=None)
     assert {row["label"]: row["score"] for row in answers}["LABEL_1"] == pytest.approx(expected, abs=1e-6)
     assert len(predict([["item-1"], []])) == 2
-    with pytest.raises(ValueError, match=r"label of the user.*\['item'\]"):
+    with pytest.raises(ValueError, match=rf"label of the {label_of}.*\['item'\]"):
         predict({"item_ids": ["item-1"], "item": "item-2"})
 
 

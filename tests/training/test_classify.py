@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from runs import SIZES, steps
+from runs import SIZES, as_table, steps
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from hf_rec import Bert4RecConfig, Bert4RecForSequenceClassification, Feature
@@ -127,6 +127,26 @@ def test_several_classes_are_predicted(tmp_path):
     results = train_classifier(taste_splits(expression), steps(tmp_path / "classes", 150), expression, **FAST)
     assert results["classes"]["accuracy"] > 0.95 > results["prior"]["accuracy"]
     assert not (tmp_path / "classes" / "calibration.png").exists()
+
+
+def test_the_kind_of_the_next_event_is_learned(tmp_path):
+    """After two views comes a purchase."""
+    kinds = ["view", "view", "buy"]
+    rng = np.random.default_rng(0)
+    starts, lengths = rng.integers(3, size=150), rng.integers(4, 12, 150)
+    rows = [
+        (f"u{user}", f"i{rng.integers(11)}", place, kinds[(starts[user] + place) % 3])
+        for user in range(150)
+        for place in range(lengths[user])
+    ]
+    log = add_event_labels(as_table(rows, "kind"), "kind")
+    splits = leave_one_out(build_sequences(log, event_columns=["kind", LABEL]))
+    options = {"event_columns": ["kind"], "config": SIZES | {"is_decoder": True}, "max_length": 16}
+    results = train_classifier(splits, steps(tmp_path / "next", 150), "kind", "next_event", **options)
+    assert results["next"]["accuracy"] > 0.95 > results["prior"]["accuracy"]
+    predict = pipeline("behavior-prediction", model=str(tmp_path / "next"))
+    answers = predict([{"item_ids": ["i1", "i2"], "kind": ["view", last]} for last in ("view", "buy")])
+    assert [answer[0]["label"] for answer in answers] == ["buy", "view"]
 
 
 def test_a_label_of_the_user_is_learned(tmp_path):
