@@ -22,7 +22,7 @@ from transformers import Trainer
 
 from hf_rec import RecommendationCollator
 from hf_rec.cli import train
-from hf_rec.model import layers, modeling_bert4rec
+from hf_rec.model import item_table, layers, modeling_bert4rec
 from hf_rec.model.cpu import score_items
 from hf_rec.model.layers import take_positions
 from hf_rec.model.losses import softmax_loss
@@ -140,6 +140,15 @@ class ProjectedModel(modeling_bert4rec.Bert4RecModel):
         self.final_norm = nn.Sequential(self.final_norm, projection)
 
 
+class PrincipalComponents(item_table.Whitening):
+    """Turns vectors to their principal components, but keeps how much each of them varies."""
+
+    def fit(self, vectors):
+        super().fit(vectors)
+        self.matrix /= self.matrix.norm(dim=0).clamp(min=1e-12)
+        self.matrix /= self(vectors).std()  # of the same size as whitened vectors
+
+
 class RecentTargets(RecommendationCollator):
     """Predicts recent items more often, after [Petrov and Macdonald, 2022](https://arxiv.org/abs/2207.02643)."""
 
@@ -217,6 +226,7 @@ PARTS = {
     "no output bias": {(MODEL, "softmax_loss"): unbiased_softmax_loss},
     "a linear layer before the scores": {(MODEL, "Bert4RecModel"): ProjectedModel},
     "no items of the history in the softmax": {(MODEL.Bert4RecRecommender, "score_states"): score_unseen},
+    "vectors of items not whitened": {(item_table, "Whitening"): PrincipalComponents},
     "recent items asked for more often": {(FIT, "RecommendationCollator"): RecentTargets},
     "steps of similar lengths": {(RecommendationTrainer, "_get_train_sampler"): Trainer._get_train_sampler},
     "masked items, half of the rows cut after any": {(FIT, "RecommendationCollator"): CutRows},

@@ -15,6 +15,14 @@ from hf_rec.training.arguments import RecommendationTrainingArguments
 
 gc.freeze()  # a Trainer collects garbage; to look at all objects of the imports takes half a second each time
 SIZES = {"hidden_size": 16, "intermediate_size": 32}
+# Content of the items of `shop_splits`, and of more.
+ITEMS = pa.table(
+    {
+        "item_id": [f"sku-{number:03}" for number in range(400)],
+        "brand": [f"brand {number % 7}" for number in range(400)],
+        "text": [[float(number % 5), float(number % 7), number**0.5] for number in range(400)],
+    }
+)
 SMALL = {"max_length": 16, "config": SIZES | {"is_decoder": True}}
 
 

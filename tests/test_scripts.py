@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 import reproduce
 import torch
-from runs import SIZES, shop_splits
+from runs import ITEMS, SIZES, shop_splits
 from safetensors.torch import load_file
 
 from hf_rec import Bert4RecConfig
@@ -140,7 +140,9 @@ def test_each_part_of_an_ablation_changes_what_is_learned(is_decoder, monkeypatc
     def loss() -> tuple[float, float]:
         nonlocal tokenized
         torch.manual_seed(0)
-        model, tokenizer = create_model(shop_splits(), SIZES | {"is_decoder": is_decoder}, 16)
+        model, tokenizer = create_model(
+            shop_splits(), SIZES | {"is_decoder": is_decoder}, 16, items=ITEMS, item_columns=["text"]
+        )
         torch.nn.init.normal_(model.scores.bias)
         tokenized = tokenized or tokenize_splits(shop_splits(), tokenizer)
         collate = ablate.FIT.RecommendationCollator(model.config)

@@ -4,19 +4,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from runs import SIZES, shop_splits, steps
+from runs import ITEMS, SIZES, shop_splits, steps
 
 from hf_rec import RecommendationPipeline
 from hf_rec.data import build_sequences, hold_out_items, leave_one_out, tokenize_splits
 from hf_rec.training import add_items, create_model, fit, train_recommender
 
-ITEMS = pa.table(
-    {
-        "item_id": [f"sku-{number:03}" for number in range(400)],
-        "brand": [f"brand {number % 7}" for number in range(400)],
-        "text": [[float(number % 5), float(number % 7), number**0.5] for number in range(400)],
-    }
-)
 NEW = ["sku-390", "sku-391", "sku-392"]
 ORDER = ["sku-001", "sku-002", *NEW, "sku-003", "sku-004"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from runs import SIZES, shop_splits, steps
-from test_growth import ITEMS, NEW, new_recommender
+from runs import ITEMS, SIZES, shop_splits, steps
+from test_growth import NEW, new_recommender
 
 from hf_rec import Bert4RecConfig
 from hf_rec.data import tokenize_splits
