@@ -369,6 +369,11 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
                 f"{type(self).__name__} needs a config with is_decoder={self.is_decoder}; for this one take "
                 f"Bert4RecFor{'CausalLM' if config.is_decoder else 'MaskedLM'}"
             )
+        if config.label_of:
+            raise ValueError(
+                f"{type(self).__name__} recommends, but the config is that of a classifier (label_of="
+                f"{config.label_of!r}); take Bert4RecForSequenceClassification"
+            )
         super().__init__(config)
         self.model = Bert4RecModel(config)
         self.scores = Bert4RecScores(config)

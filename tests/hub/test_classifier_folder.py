@@ -7,11 +7,12 @@ import pytest
 import torch
 import without_package
 from recommenders import BRAND, CODE, FEATURES, ITEMS, contents, run_python
-from transformers import pipeline
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, pipeline
 
 from hf_rec import Bert4RecConfig, Bert4RecForSequenceClassification, ItemTokenizer
 from hf_rec.hub import save_recommender
 from hf_rec.hub.classifier_card import classifier_card, describe_classifier
+from hf_rec.serving import export_recommender
 
 HISTORIES = [
     {
@@ -131,3 +132,14 @@ def test_a_recommender_keeps_its_own_pipeline(tmp_path):
         Bert4RecConfig(label_of=label_of).save_pretrained(tmp_path)
         saved = json.loads((tmp_path / "config.json").read_text())
         assert [*saved["custom_pipelines"]] == [task]
+
+
+@pytest.mark.parametrize("is_decoder", [True, False])
+def test_a_classifier_is_opened_as_no_recommender(is_decoder, tmp_path):
+    folder = str(tmp_path / "classifier")
+    save_classifier(tmp_path / "classifier", is_decoder, HISTORIES[1])
+    auto_class = AutoModelForCausalLM if is_decoder else AutoModelForMaskedLM
+    for load in (auto_class.from_pretrained, lambda path: export_recommender(path, tmp_path / "exported")):
+        with pytest.raises(ValueError, match="recommends, but .*label_of='event'.*ForSequenceClassification"):
+            load(folder)
+    assert not (tmp_path / "exported").exists()
