@@ -200,4 +200,4 @@ class Whitening(nn.Module):
         return (vectors.to(self.mean.dtype) - self.mean) @ self.matrix
 
 
-__all__ = ["ItemContent", "ItemTable"]
+__all__ = ["ItemContent", "ItemTable", "Whitening"]

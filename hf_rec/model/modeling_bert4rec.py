@@ -32,7 +32,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
 from .cpu import score_items
-from .item_table import ItemContent, ItemTable
+from .item_table import ItemContent, ItemTable, Whitening
 from .layers import (
     Bert4RecAttention,
     Bert4RecEmbeddings,
@@ -152,9 +152,15 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
             init.constant_(module.bias, initial_bias(self.config))
         elif isinstance(module, Bert4RecRepeatBias):
             init.zeros_(module.bias)
-        elif isinstance(module, ItemContent) and module.projection is not None:  # content begins as large as the ids
-            width = module.projection.in_features
-            init.normal_(module.projection.weight, std=self.config.initializer_range * width**-0.5)
+        elif isinstance(module, Whitening):
+            init.zeros_(module.mean)
+            init.zeros_(module.matrix)
+        elif isinstance(module, ItemContent):
+            for nothing_known in (module.codes, module.vectors, module.known):
+                init.zeros_(nothing_known)
+            if module.projection is not None:  # content begins as large as the ids
+                width = module.projection.in_features
+                init.normal_(module.projection.weight, std=self.config.initializer_range * width**-0.5)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info=False, **kwargs):
@@ -606,10 +612,10 @@ class ItemsLeft(LogitsProcessor):
 
 
 class Bert4RecForSequenceClassification(Bert4RecPreTrainedModel):
-    """The encoder, causal or not, with labels of what a user does: of an event, or of the user.
+    """The encoder, causal or not, with labels of what a user does: of an event, of the next event, or of the user.
 
     The inputs are those of [`build_targets`]: the last position of a row is the target, the item of an event whose
-    label is predicted, or a mask where the label belongs to the user.
+    label is predicted, or a mask where no item is known.
     """
 
     def __init__(self, config: Bert4RecConfig):
