@@ -3,7 +3,7 @@ import time
 import pytest
 import torch
 from conftest import small_model
-from runs import SIZES, SMALL, arguments, shop_splits
+from runs import ITEMS, SIZES, SMALL, arguments, shop_splits
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_callback import TrainerControl, TrainerState
 
@@ -74,7 +74,8 @@ def test_the_stopwatch_goes_on_after_an_interruption(tmp_path):
 @pytest.mark.parametrize("is_decoder", [False, True])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_run_that_is_resumed_after_any_step_ends_with_the_same_weights(tmp_path, is_decoder, workers):
-    """Steps of two micro-batches, four in an epoch, the last one smaller; masks, windows and dropout are drawn."""
+    """Steps of two micro-batches, four in an epoch, the last one smaller; masks, windows, features, ids and
+    dropout are drawn."""
     splits = shop_splits(num_users=60)
     options = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, "max_steps": 7, "save_steps": 1}
     options |= {"save_total_limit": None, "eval_steps": 3, "dataloader_num_workers": workers}
@@ -82,9 +83,12 @@ def test_a_run_that_is_resumed_after_any_step_ends_with_the_same_weights(tmp_pat
 
     def end(folder: str, checkpoint=None) -> dict[str, torch.Tensor]:
         set_seed(0)
-        model, tokenizer = create_model(splits, SIZES | {"is_decoder": is_decoder}, 8)
+        content = {"items": ITEMS, "item_columns": ["brand", "text"]}
+        columns = {"request_columns": ["time_gap", "hour"]}
+        model, tokenizer = create_model(splits, SIZES | {"is_decoder": is_decoder}, 8, **content, **columns)
         args = arguments(tmp_path / folder, **options)
-        fit(model, tokenizer, tokenize_splits(splits, tokenizer), args, checkpoint=checkpoint)
+        tokenized = tokenize_splits(splits, tokenizer, model.config.features)
+        fit(model, tokenizer, tokenized, args, checkpoint=checkpoint)
         return model.state_dict()
 
     whole = end("whole")

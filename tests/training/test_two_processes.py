@@ -5,13 +5,16 @@ import re
 import subprocess
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from datasets import DatasetDict
 from runs import chains_log
 
 from hf_rec.cli.main import main
 from hf_rec.data.sequences import build_sequences
 from hf_rec.data.splits import leave_one_out
+from hf_rec.data.users import join_users
 from hf_rec.training.run import evaluate_recommender
 
 pytestmark = pytest.mark.slow
@@ -19,6 +22,8 @@ OPTIONS = [
     *("--max_steps", 100, "--eval_steps", 0.25, "--save_steps", 0.25, "--gradient_accumulation_steps", 2),
     *("--max_length", 16, "--hidden_size", 32, "--hidden_dropout_prob", 0, "--learning_rate", 1e-2),
     *("--warmup_steps", 10, "--use_cpu", "true", "--disable_tqdm", "true"),
+    *("--event_columns", "rating", "--request_columns", "time_gap", "--user_columns", "rating_sum"),
+    *("--items_from_log", "--item_columns", "chain"),
 ]
 
 
@@ -26,8 +31,13 @@ OPTIONS = [
 def runs(tmp_path_factory):
     """A folder with the log and the models of one and of two processes, and what the two printed."""
     root = tmp_path_factory.mktemp("processes")
-    pyarrow.parquet.write_table(chains_log(), root / "log.parquet")
-    options = [*map(str, ["--train_file", root / "log.parquet", *OPTIONS])]
+    log = chains_log()
+    chain = [item.split("-")[0] for item in log["item_id"].to_pylist()]
+    log = log.append_column("chain", pa.array(chain)).append_column("rating", pa.array([1, 2] * (len(log) // 2)))
+    pyarrow.parquet.write_table(log, root / "log.parquet")
+    users = log.group_by("user_id").aggregate([("rating", "sum")])
+    pyarrow.parquet.write_table(users, root / "users.parquet")
+    options = [*map(str, ["--train_file", root / "log.parquet", "--users_file", root / "users.parquet", *OPTIONS])]
     main(["train", *options, "--per_device_train_batch_size", "32", "--output_dir", str(root / "one")])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     train = ["-m", "hf_rec.cli.train", *options, "--per_device_train_batch_size", "16"]
@@ -52,7 +62,9 @@ def test_two_processes_learn_what_one_learns(runs):
 
 
 def test_two_processes_evaluate_as_one_does(runs):
-    splits = leave_one_out(build_sequences(runs[0] / "log.parquet"))
+    splits = leave_one_out(build_sequences(runs[0] / "log.parquet", event_columns=["rating"]))
+    users = pyarrow.parquet.read_table(runs[0] / "users.parquet")
+    splits = DatasetDict({name: join_users(split, users, ["rating_sum"]) for name, split in splits.items()})
     found, expected = evaluate_recommender(str(runs[0] / "two"), splits), results_of(runs[0] / "two")
     for metric in ("ndcg@10", "hr@10", "mrr", "coverage@10", "novelty@10"):
         assert expected[f"test_{metric}"] == pytest.approx(found["two"][metric], abs=1e-6)
