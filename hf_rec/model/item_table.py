@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .configuration_bert4rec import Bert4RecConfig
-from .cpu import sum_rows
+from .cpu import sum_rows, users_of_codes
 from .features import encode
 
 
@@ -113,21 +113,34 @@ class ItemContent(nn.Module):
         sizes = [feature.size - 1 for feature in self.coded]
         self.embeddings = nn.Embedding(1 + sum(sizes), config.hidden_size, padding_idx=0) if columns else None
         self.projection = nn.Linear(components, config.hidden_size, bias=False) if components else None
+        self.of_all = (None, ())
         self.whitenings = nn.ModuleList(Whitening(feature.width, feature.components) for feature in dense)
 
     def forward(self, ids: torch.Tensor | None = None) -> torch.Tensor:
         """(..., hidden_size) vectors of the content of (...) token ids; of all of them if None."""
         if ids is not None and ids.numel() >= len(self.known):
             return nn.functional.embedding(ids, self())
-        projected = None
-        if self.projection is not None:
-            projected = self.projection(self.vectors if ids is None else self.vectors[ids])
+        if ids is None:
+            return self.vectors_of(self.codes, self.vectors, *self.shares_of_all())
+        codes, vectors = self.codes[ids.flatten()], self.vectors[ids.flatten()]
+        return self.vectors_of(codes, vectors, self.shares(codes)).view(*ids.shape, -1)
+
+    def vectors_of(self, codes: torch.Tensor, vectors: torch.Tensor, shares, users=None) -> torch.Tensor:
+        """(items, hidden_size) sums of what (items, ...) codes and vectors give."""
         if self.embeddings is None:
-            return projected
-        codes = self.codes if ids is None else self.codes[ids]
-        rows = codes.flatten(0, -2)
-        total = sum_rows(self.embeddings.weight, rows, self.shares(rows)).view(*codes.shape[:-1], -1)
-        return total if projected is None else total + projected
+            return self.projection(vectors)
+        total = sum_rows(self.embeddings.weight, codes, shares, users)
+        return total if self.projection is None else torch.addmm(total, vectors, self.projection.weight.t())
+
+    def shares_of_all(self) -> tuple:
+        """The shares of all codes, and what [`users_of_codes`] gives of them, computed once for the present codes."""
+        if self.embeddings is None:
+            return (None,)
+        state = (self.codes.data_ptr(), self.codes._version, self.embeddings.weight.dtype)
+        if self.of_all[0] != state:
+            shares = self.shares(self.codes)
+            self.of_all = state, (shares, users_of_codes(self.codes, shares, self.embeddings.num_embeddings))
+        return self.of_all[1]
 
     @torch.no_grad()
     def store(self, ids: torch.Tensor, values: Mapping[str, Sequence], fit: bool = False) -> None:
@@ -165,8 +178,10 @@ class ItemContent(nn.Module):
             new[: len(old)] = old[:vocab_size]
             setattr(self, name, new)
 
-    def shares(self, codes: torch.Tensor) -> torch.Tensor:
+    def shares(self, codes: torch.Tensor) -> torch.Tensor | None:
         """(rows, columns) weights of (rows, columns) codes: a bag counts as much as one category."""
+        if self.embeddings is None:
+            return None
         weights = torch.ones_like(codes, dtype=self.embeddings.weight.dtype)
         column = 0
         for feature in self.coded:

@@ -89,7 +89,7 @@ def test_sums_of_rows_and_their_gradient_are_those_of_a_slow_way(rows, columns, 
     weight = torch.randn(length, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     kept = weight.masked_fill(torch.arange(length).unsqueeze(1) == 0, 0.0)
     expected = (shares.unsqueeze(-1) * kept[codes.long()]).sum(1)
-    found = SumRows.apply(weight, codes, shares)
+    found = SumRows.apply(weight, codes, shares, None)
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(sum_rows(weight, codes, shares), expected)
     upstream = torch.randn(rows, 3, generator=generator, dtype=torch.float64)
