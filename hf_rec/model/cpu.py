@@ -100,7 +100,8 @@ def sum_rows(weight: torch.Tensor, codes: torch.Tensor, shares: torch.Tensor, us
     Args:
         users: What [`users_of_codes`] returns, if it is at hand.
     """
-    if weight.device.type != "cpu" or not torch.is_grad_enabled() or not usable(check_sum_rows):
+    learned = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if weight.device.type != "cpu" or not learned or not usable(check_sum_rows):
         return plain_sum_rows(weight, codes, shares)
     return SumRows.apply(weight, codes, shares, users)
 

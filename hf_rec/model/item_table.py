@@ -134,12 +134,13 @@ class ItemContent(nn.Module):
 
     def shares_of_all(self) -> tuple:
         """The shares of all codes, and what [`users_of_codes`] gives of them, computed once for the present codes."""
-        if self.embeddings is None:
-            return (None,)
-        state = (self.codes.data_ptr(), self.codes._version, self.embeddings.weight.dtype)
+        if self.embeddings is None or torch.compiler.is_compiling():
+            return (self.shares(self.codes),)
+        weight, inference = self.embeddings.weight, torch.is_inference_mode_enabled()
+        state = (self.codes.data_ptr(), self.codes._version, weight.dtype, inference)
         if self.of_all[0] != state:
             shares = self.shares(self.codes)
-            self.of_all = state, (shares, users_of_codes(self.codes, shares, self.embeddings.num_embeddings))
+            self.of_all = state, (shares, users_of_codes(self.codes, shares, len(weight)))
         return self.of_all[1]
 
     @torch.no_grad()

@@ -184,3 +184,32 @@ def test_features_in_the_wrong_place_are_an_error_that_names_them(fields, messag
         Feature("tags", "bag")
     with pytest.raises(ValueError, match="'hour'.*at='item'"):
         Feature("hour", "hour", at="item")
+
+
+def test_training_goes_on_after_recommendations_and_new_content(content_model):
+    """What is kept of the codes for the gradient belongs to the present codes, also after inference mode."""
+    content = content_model.items.content
+
+    def gradient() -> torch.Tensor:
+        content.embeddings.weight.grad = None
+        (content() ** 2).sum().backward()
+        return content.embeddings.weight.grad.clone()
+
+    with torch.inference_mode():
+        content()
+    content_model.store_items(IDS[:1], {name: values[3:] for name, values in VALUES.items()})
+    with torch.inference_mode():
+        inferred = content()
+    found = gradient()
+    assert torch.equal(inferred, content())
+    content.of_all = (None, ())
+    torch.testing.assert_close(found, gradient())
+    changed = content.codes.clone()
+    content_model.store_items(IDS[:1], {name: values[:1] for name, values in VALUES.items()})
+    assert not torch.equal(changed, content.codes) and not torch.allclose(found, gradient())
+
+
+def test_a_compiled_table_is_the_plain_one(content_model):
+    plain = content_model.items.content()
+    compiled = torch.compile(lambda: content_model.items.content(), backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(), plain)
