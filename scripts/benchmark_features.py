@@ -85,7 +85,8 @@ class Model:
 
     def score(self) -> None:
         """Scores of the whole catalogue for 256 histories."""
-        self.model.eval()
+        if self.model.training:  # or else the table of items stays folded
+            self.model.eval()
         with torch.inference_mode():
             next_scores(self.model, **self.requests)
 
