@@ -79,7 +79,7 @@ class ModelArguments:
         default=None, metadata={"help": "Items of --model_name_or_path that are no longer recommended."}
     )
     new_item_loss: float = field(
-        default=0.02,
+        default=0.05,
         metadata={
             "help": "Share of the validation NDCG@10 of known items that may be lost to place new items higher, for a "
             "model that reads content."

@@ -14,7 +14,7 @@ from ..model.features import encode
 from .categories import extend_item_categories
 
 STARTS = ("content", "similar", "mean")
-NEIGHBOURS = 10  # known items whose mean a "similar" start takes
+NEIGHBOURS = 3  # known items whose mean a "similar" start takes
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def add_items(
         items: A table with the content of the new items, as for [`align_items`]; needed by a model that reads content.
         item_column: Its column of the item id.
         start: What the vector of a new item is before it is trained. "content": its content alone. "similar": with
-            the mean of the ids of the 10 items with the nearest content. "mean": with the mean of all ids. Default:
+            the mean of the ids of the 3 items with the nearest content. "mean": with the mean of all ids. Default:
             "content" for a model that reads content, else "mean".
 
     Returns:

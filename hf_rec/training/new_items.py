@@ -12,16 +12,16 @@ from ..evaluation.evaluate import choose_eval_batch_size
 from ..evaluation.metrics import ndcg
 from ..model.inputs import build_request
 
-OFFSETS = np.arange(0, 3.001, 0.125)
+OFFSETS = np.array([-np.inf, *np.arange(0, 3.001, 0.125)])  # the first one leaves new items out
 SHARE = 0.1  # of the training items that stand in for new ones
 
 
-def choose_new_item_offset(model: PreTrainedModel, tokenized: DatasetDict, most_loss: float = 0.02) -> float:
+def choose_new_item_offset(model: PreTrainedModel, tokenized: DatasetDict, most_loss: float = 0.05) -> float:
     """The largest offset of the scores of new items with which known items lose little accuracy in validation.
 
     A tenth of the training items, chosen at random, stand in for new ones: the ids of a copy of the model are zero
-    there, so that their content alone is left, as [`add_items`] leaves it. The offset is the largest of `OFFSETS`
-    before the NDCG@10 of the other targets falls by more than `most_loss`.
+    there, so that their content alone is left, as [`add_items`] leaves it. The offset is the largest of `OFFSETS`, but
+    at least 0, before the NDCG@10 of the other targets is more than `most_loss` below that without new items.
 
     Args:
         model: With item content.
@@ -36,7 +36,7 @@ def choose_new_item_offset(model: PreTrainedModel, tokenized: DatasetDict, most_
     ranks = warm_ranks(forget_ids(model, torch.from_numpy(new.astype(np.int64))), tokenized["validation"], new)
     accuracy = [ndcg(rank, 10) for rank in ranks]
     kept = np.cumprod([value >= (1 - most_loss) * accuracy[0] for value in accuracy])
-    return float(OFFSETS[int(kept.sum()) - 1])
+    return float(OFFSETS[max(int(kept.sum()) - 1, 1)])
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ def train_recommender(
     removed: Iterable[str] = (),
     replace: bool = False,
     hold_out: float = 0.0,
-    new_item_loss: float = 0.02,
+    new_item_loss: float = 0.05,
     collator: Mapping[str, Any] | None = None,
     max_length: int | None = None,
     patience: int | None = 10,
