@@ -1,9 +1,10 @@
 """The model card of a recommender."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
@@ -71,6 +72,36 @@ def describe(config: Bert4RecConfig, num_parameters: int) -> dict[str, str]:
     }
 
 
+class CardKind(NamedTuple):
+    """What sets the card of one kind of model apart.
+
+    Attributes:
+        template: Its file in this folder.
+        task: Of the pipeline.
+        task_name: In the results of the Hub.
+        metrics: Names of the metrics of the results that the card's metadata have.
+        families: Their names on the Hub, if they differ.
+        tables: From results to Markdown.
+    """
+
+    template: str
+    task: str
+    task_name: str
+    metrics: Callable[[Mapping], Sequence[str]]
+    families: Sequence[str] | None
+    tables: Callable[[Mapping], str]
+
+
+RECOMMENDER = CardKind(
+    "card_template.md",
+    "recommendation",
+    "Sequential recommendation",
+    lambda _: CARD_METRICS,
+    ("ndcg", "hit_rate", "mrr"),
+    results_tables,
+)
+
+
 def model_card(
     name: str,
     dataset: str,
@@ -79,8 +110,9 @@ def model_card(
     repo: str | None = None,
     license: str | None = None,
     hub_dataset: str | None = None,
+    kind: CardKind = RECOMMENDER,
 ) -> ModelCard:
-    """The card of a trained recommender.
+    """The card of a trained model.
 
     Args:
         name: Title of the model, and its key in `results`.
@@ -90,40 +122,42 @@ def model_card(
         repo: Where the model can be loaded from; its title if None.
         license: Of the weights; none is claimed if None.
         hub_dataset: Id of the data set on the Hub, if it is there.
+        kind: Of the model.
     """
+    metrics = kind.metrics(results)
     metadata = ModelCardData(
         library_name="transformers",
         license=license,
-        pipeline_tag="recommendation",
+        pipeline_tag=kind.task,
         datasets=None if hub_dataset is None else [hub_dataset],
-        tags=["recommendation", "sequential-recommendation", "bert4rec", "hf_rec"],
-        metrics=["ndcg", "hit_rate", "mrr"],
+        tags=[kind.task, "sequential-recommendation", "bert4rec", "hf_rec"],
+        metrics=[*(kind.families or metrics)],
         model_name=name,
         eval_results=[
             EvalResult(
-                task_type="recommendation",
-                task_name="Sequential recommendation",
+                task_type=kind.task,
+                task_name=kind.task_name,
                 dataset_type=dataset,
                 dataset_name=dataset,
                 dataset_split="test",
                 metric_type=metric,
                 metric_value=round(results[name][metric], 5),
             )
-            for metric in CARD_METRICS
+            for metric in metrics
         ],
     )
-    template = files(__package__).joinpath("card_template.md").read_text(encoding="utf-8")
+    template = files(__package__).joinpath(kind.template).read_text(encoding="utf-8")
     return ModelCard(
         template.format(
             metadata=metadata.to_yaml(),
             name=plain_text(name),
             dataset=plain_text(dataset),
             repo=repo or name,
-            table=results_tables(results),
+            table=kind.tables(results),
             **facts,
         ),
         ignore_metadata_errors=False,
     )
 
 
-__all__ = ["CARD_METRICS", "describe", "model_card", "results_table", "results_tables"]
+__all__ = ["CARD_METRICS", "CardKind", "describe", "model_card", "results_table", "results_tables"]

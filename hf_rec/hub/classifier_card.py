@@ -1,12 +1,9 @@
 """The model card of a classifier of behaviour."""
 
 from collections.abc import Mapping
-from importlib.resources import files
-
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..model.configuration_bert4rec import Bert4RecConfig
-from .card import describe, plain_text, results_table
+from .card import CardKind, describe, results_table
 
 METRICS = ("auc", "average_precision", "accuracy", "macro_f1", "log_loss", "calibration_error", "rmse", "mae", "r2")
 SHOWN_CLASSES = 20  # names that a card lists
@@ -47,60 +44,8 @@ def shown_metrics(results: Mapping[str, Mapping[str, float]]) -> tuple[str, ...]
     return tuple(metric for metric in METRICS if metric in names)
 
 
-def classifier_card(
-    name: str,
-    dataset: str,
-    results: Mapping[str, Mapping[str, float]],
-    facts: Mapping[str, object],
-    repo: str | None = None,
-    license: str | None = None,
-    hub_dataset: str | None = None,
-) -> ModelCard:
-    """The card of a trained classifier.
+CLASSIFIER = CardKind(
+    "classifier_card_template.md", "behavior-prediction", "Behavior prediction", shown_metrics, None, label_tables
+)
 
-    Args:
-        name: Title of the model, and its key in `results`.
-        dataset: Name of the data.
-        results: Test metrics, by name, of the model and of the baselines.
-        facts: The other fields of the card's template.
-        repo: Where the model can be loaded from; its title if None.
-        license: Of the weights; none is claimed if None.
-        hub_dataset: Id of the data set on the Hub, if it is there.
-    """
-    metrics = shown_metrics(results)
-    metadata = ModelCardData(
-        library_name="transformers",
-        license=license,
-        pipeline_tag="behavior-prediction",
-        datasets=None if hub_dataset is None else [hub_dataset],
-        tags=["behavior-prediction", "sequential-recommendation", "bert4rec", "hf_rec"],
-        metrics=[*metrics],
-        model_name=name,
-        eval_results=[
-            EvalResult(
-                task_type="behavior-prediction",
-                task_name="Behavior prediction",
-                dataset_type=dataset,
-                dataset_name=dataset,
-                dataset_split="test",
-                metric_type=metric,
-                metric_value=round(results[name][metric], 5),
-            )
-            for metric in metrics
-        ],
-    )
-    template = files(__package__).joinpath("classifier_card_template.md").read_text(encoding="utf-8")
-    return ModelCard(
-        template.format(
-            metadata=metadata.to_yaml(),
-            name=plain_text(name),
-            dataset=plain_text(dataset),
-            repo=repo or name,
-            table=label_tables(results),
-            **facts,
-        ),
-        ignore_metadata_errors=False,
-    )
-
-
-__all__ = ["classifier_card", "describe_classifier"]
+__all__ = ["CLASSIFIER", "describe_classifier"]

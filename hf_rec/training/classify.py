@@ -25,7 +25,8 @@ from ..evaluation.label_metrics import (
     probabilities_of,
     scikit_learn,
 )
-from ..hub.classifier_card import classifier_card
+from ..hub.card import model_card
+from ..hub.classifier_card import CLASSIFIER
 from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
@@ -140,8 +141,8 @@ def train_classifier(
         if model.num_labels == 2:
             plot_calibration(predicted[:, 1], labels, model.config.id2label[1], folder.path / "calibration.png")
         facts = classifier_facts(trainer, splits, rows, spec, origin)
-        card = classifier_card(
-            name, origin.dataset, results, facts, args.hub_model_id, origin.license, origin.hub_dataset
+        card = model_card(
+            name, origin.dataset, results, facts, args.hub_model_id, origin.license, origin.hub_dataset, CLASSIFIER
         )
         save_recommender(folder.path, model, tokenizer, card)
     if args.push_to_hub:

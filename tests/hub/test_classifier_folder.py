@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, pipeline
 
 from hf_rec import Bert4RecConfig, Bert4RecForSequenceClassification, ItemTokenizer
 from hf_rec.hub import save_recommender
-from hf_rec.hub.classifier_card import classifier_card, describe_classifier
+from hf_rec.hub.card import model_card
+from hf_rec.hub.classifier_card import CLASSIFIER, describe_classifier
 from hf_rec.serving import export_recommender
 
 HISTORIES = [
@@ -86,7 +87,7 @@ def save_classifier(folder: Path, is_decoder: bool, example) -> None:
         "machine": "a machine",
         "versions": "torch",
     }
-    card = classifier_card("shop", "a shop log", RESULTS, facts, repo=str(folder))
+    card = model_card("shop", "a shop log", RESULTS, facts, repo=str(folder), kind=CLASSIFIER)
     save_recommender(folder, model, tokenizer, card)
 
 
