@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from transformers.utils import logging
 
 from ..compat import last_log
@@ -33,11 +33,11 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 from .arguments import RecommendationTrainingArguments, complete_arguments
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import create_model, load_model
-from .fit import check_finite
+from .fit import callbacks_of, check_finite
 from .label_report import classifier_facts, plot_calibration
 from .report import Origin, plot_training_curve
 from .run import flat_results, meet_log, model_name
-from .trainer import RecommendationTrainer, Stopwatch
+from .trainer import RecommendationTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -211,9 +211,6 @@ def fit_classifier(
         collator: Options of the [`LabelCollator`].
     """
     args = complete_classification(args, model.config, rows)
-    callbacks = [Stopwatch()]
-    if patience and args.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(patience))
     trainer = RecommendationTrainer(
         model=model,
         args=args,
@@ -222,7 +219,7 @@ def fit_classifier(
         data_collator=LabelCollator(model.config, **(collator or {})),
         processing_class=tokenizer,
         compute_metrics=compute_label_metrics,
-        callbacks=callbacks,
+        callbacks=callbacks_of(args, patience),
     )
     trainer.train(resume_from_checkpoint=checkpoint)
     check_finite(model)

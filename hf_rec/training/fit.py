@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from datasets import DatasetDict
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ..data.collator import RecommendationCollator
 from ..data.tokenization_items import ItemTokenizer
@@ -60,6 +60,12 @@ def check_finite(model: PreTrainedModel) -> None:
         )
 
 
+def callbacks_of(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
+    """A clock and, where the best model is kept, an end after `patience` validations without a better metric."""
+    stops_early = patience and args.load_best_model_at_end
+    return [Stopwatch(), *([EarlyStoppingCallback(patience)] if stops_early else [])]
+
+
 def make_trainer(
     model: PreTrainedModel,
     tokenizer: ItemTokenizer,
@@ -72,9 +78,6 @@ def make_trainer(
     """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
     args = complete_arguments(args, model.config, tokenized["train"]["length"][:])
     metrics = ranking_metrics(tokenized["train"], model.config)
-    callbacks = [Stopwatch()]
-    if patience and args.load_best_model_at_end:
-        callbacks.append(EarlyStoppingCallback(patience))
     return RecommendationTrainer(
         model=model,
         args=args,
@@ -84,7 +87,7 @@ def make_trainer(
         processing_class=tokenizer,
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
-        callbacks=callbacks,
+        callbacks=callbacks_of(args, patience),
         optimizer_cls_and_kwargs=sparse_optimizer(args) if updates_rows(model.config, args) else None,
     )
 

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from datasets import DatasetDict
 from transformers import Trainer
-from transformers.utils import logging
 
 from ..compat import last_log
 from ..data.columns import as_array
@@ -15,9 +14,7 @@ from ..data.labels import MISSING, Label
 from ..evaluation.label_metrics import calibration
 from ..hub.card import plain_text
 from ..hub.classifier_card import describe_classifier
-from .report import Origin, machine, recent_events
-
-logger = logging.get_logger(__name__)
+from .report import Origin, machine, new_figure, recent_events
 
 
 def classifier_facts(
@@ -67,12 +64,9 @@ def plot_calibration(probabilities: np.ndarray, labels: np.ndarray, name: str, p
         labels: (rows,) 1 for the positive class, else 0.
         name: Of the positive class.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        logger.warning("no plot of the calibration: pip install 'hf_rec[plots]'")
+    figure = new_figure("the calibration", (5, 5))
+    if figure is None:
         return
-    figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.subplots()
     means, shares, counts = zip(*calibration(probabilities, labels), strict=True)
     axes.plot([0, 1], [0, 1], color="tab:gray", linestyle="--")

@@ -67,12 +67,9 @@ def recent_events(history: list[str] | dict, count: int = 3) -> list[str] | dict
 
 def plot_training_curve(log_history: list[dict[str, float]], metric: str, path: Path) -> None:
     """Training loss and validation metric by epoch, as a PNG; without matplotlib only a warning."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        logger.warning("no plot of the training curve: pip install 'hf_rec[plots]'")
+    figure = new_figure("the training curve", (7, 4))
+    if figure is None:
         return
-    figure = Figure(figsize=(7, 4), layout="constrained")
     left = figure.subplots()
     right = left.twinx()
     for axes, key, color, label in (
@@ -85,6 +82,16 @@ def plot_training_curve(log_history: list[dict[str, float]], metric: str, path: 
         axes.set_ylabel(label, color=color)
     left.set_xlabel("epoch")
     figure.savefig(path, dpi=120)
+
+
+def new_figure(what: str, size: tuple[float, float]):
+    """A figure of matplotlib, of a size in inches; None, with a warning, where the package is not installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.warning(f"no plot of {what}: pip install 'hf_rec[plots]'")
+        return None
+    return Figure(figsize=size, layout="constrained")
 
 
 def machine(args: TrainingArguments) -> str:
