@@ -71,8 +71,8 @@ class LogArguments:
             options: Of [`build_sequences`], beside those of the columns.
         """
         users = self.open_files(self.users_file) if self.users_file else None
-        of_users = [] if users is None else [name for name in columns if name not in log.column_names]
-        of_users = [name for name in of_users if name in users.column_names]
+        known = users.column_names if users else ()
+        of_users = [name for name in columns if name in known and name not in log.column_names]
         if users and not of_users:
             raise ValueError(
                 f"--users_file was given, but the model reads none of its columns {users.column_names}; name "

@@ -158,13 +158,15 @@ class RunFolder:
             )
 
     def finished(self) -> dict[str, dict[str, float]] | None:
-        """The results of a finished run, else None. Weights and results are written last."""
+        """The results of a finished run, with a warning, else None. Weights and results are written last."""
         if not all((self.path / name).is_file() for name in ("model.safetensors", "config.json", RESULTS)):
             return None
         try:
-            return json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
+            results = json.loads((self.path / RESULTS).read_text(encoding="utf-8"))
         except json.JSONDecodeError:
             return None
+        logger.warning(f"{self.path} holds this run, finished; give --overwrite_output_dir to repeat it")
+        return results
 
     def checkpoints(self) -> list[Path]:
         """Folders of checkpoints, the oldest first."""

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
-from transformers.utils import logging
 
 from ..compat import last_log
 from ..data.columns import as_array
@@ -38,8 +37,6 @@ from .label_report import classifier_facts, plot_calibration
 from .report import Origin, plot_training_curve
 from .run import flat_results, meet_log, model_name
 from .trainer import RecommendationTrainer
-
-logger = logging.get_logger(__name__)
 
 TEMPERATURES = np.geomspace(0.2, 5, 161)  # has 1
 
@@ -118,7 +115,6 @@ def train_classifier(
         with args.main_process_first(desc="opening the output folder"):
             folder.begin(identity)
         if (stored := folder.finished()) is not None:
-            logger.warning(f"{folder.path} holds this run, finished; give --overwrite_output_dir to repeat it")
             return named_label_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
         trainer = fit_classifier(

@@ -1,20 +1,18 @@
 """What the training of a classifier reports: the facts of its card and its calibration."""
 
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from datasets import DatasetDict
 from transformers import Trainer
 
-from ..compat import last_log
 from ..data.columns import as_array
 from ..data.encode import histories_of
 from ..data.labels import MISSING, Label
 from ..evaluation.label_metrics import calibration
 from ..hub.card import plain_text
 from ..hub.classifier_card import describe_classifier
-from .report import Origin, machine, new_figure, recent_events
+from .report import Origin, new_figure, recent_events, run_facts
 
 
 def classifier_facts(
@@ -29,23 +27,21 @@ def classifier_facts(
     config = trainer.model.config
     labels = as_array(rows["train"]["labels"]).flatten().to_numpy()
     what = "whole history" if label.of == "user" else "history before the target"
-    return describe_classifier(config, trainer.model.num_parameters()) | {
-        "label": plain_text(label.name),
-        "num_items": config.num_items,
-        "num_users": len(rows["train"]),
-        "num_labels": int((labels != MISSING).sum()),
-        "example": example_of(splits, label, config),
-        "protocol": (
-            f"Split: {origin.split}. One label for each of {len(rows['test']):,} test users, predicted from the "
-            f"{what}. The labels of {len(rows['validation']):,} validation users chose the best model."
-        ),
-        "command": origin.command,
-        "seed": trainer.args.seed,
-        "steps": trainer.state.global_step,
-        "seconds": last_log(trainer.state)["seconds"],
-        "machine": machine(trainer.args),
-        "versions": ", ".join(f"{package} {version(package)}" for package in ("hf_rec", "torch", "transformers")),
-    }
+    return (
+        describe_classifier(config, trainer.model.num_parameters())
+        | run_facts(trainer, origin)
+        | {
+            "label": plain_text(label.name),
+            "num_items": config.num_items,
+            "num_users": len(rows["train"]),
+            "num_labels": int((labels != MISSING).sum()),
+            "example": example_of(splits, label, config),
+            "protocol": (
+                f"Split: {origin.split}. One label for each of {len(rows['test']):,} test users, predicted from the "
+                f"{what}. The labels of {len(rows['validation']):,} validation users chose the best model."
+            ),
+        }
+    )
 
 
 def example_of(splits: DatasetDict, label: Label, config) -> dict:

@@ -40,15 +40,25 @@ def card_facts(trainer: Trainer, splits: DatasetDict, item_counts: np.ndarray, o
     """The fields of the card's template that a run fills in."""
     model, config = trainer.model, trainer.model.config
     seen = "excluded" if config.exclude_seen else "not excluded"
-    return describe(config, model.num_parameters()) | {
-        "num_items": config.num_items,
-        "num_users": len(splits["train"]),
-        "num_interactions": int(item_counts.sum()),
-        "example": recent_events(histories_of(splits["test"].select([0]), config.features)[0]),
-        "protocol": (
-            f"Split: {origin.split}. Full ranking of the whole catalogue, items of the user's history {seen}, all "
-            f"{len(splits['test']):,} test users."
-        ),
+    return (
+        describe(config, model.num_parameters())
+        | run_facts(trainer, origin)
+        | {
+            "num_items": config.num_items,
+            "num_users": len(splits["train"]),
+            "num_interactions": int(item_counts.sum()),
+            "example": recent_events(histories_of(splits["test"].select([0]), config.features)[0]),
+            "protocol": (
+                f"Split: {origin.split}. Full ranking of the whole catalogue, items of the user's history {seen}, all "
+                f"{len(splits['test']):,} test users."
+            ),
+        }
+    )
+
+
+def run_facts(trainer: Trainer, origin: Origin) -> dict[str, object]:
+    """The fields of a card that tell how the run was made."""
+    return {
         "command": origin.command,
         "seed": trainer.args.seed,
         "steps": trainer.state.global_step,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 from transformers import PreTrainedModel, set_seed
-from transformers.utils import logging
 
 from ..compat import last_log
 from ..data.encode import tokenize_splits
@@ -29,8 +28,6 @@ from .fit import fit
 from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
 from .report import Origin, card_facts, plot_training_curve
-
-logger = logging.get_logger(__name__)
 
 
 def train_recommender(
@@ -123,7 +120,6 @@ def train_recommender(
         with args.main_process_first(desc="opening the output folder"):
             folder.begin(identity)
         if (stored := folder.finished()) is not None:
-            logger.warning(f"{folder.path} holds this run, finished; give --overwrite_output_dir to repeat it")
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
         trainer = train(
