@@ -25,8 +25,8 @@ class AddItemsArguments:
         default=None,
         metadata={
             "choices": list(STARTS),
-            "help": "What a new item begins with: its content alone, the mean of the items with the most similar "
-            "content, or the mean of all items. Default: content for models that read it, else mean.",
+            "help": "What a new item begins with: its content alone, that and the ids of the items with the most "
+            "similar content, or the mean of all items. Default: similar for models that read content, else mean.",
         },
     )
     remove_items: list[str] = field(default_factory=list, metadata={"help": "Items that are no longer recommended."})

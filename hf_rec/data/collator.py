@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..model.configuration_bert4rec import Bert4RecConfig
-from ..model.inputs import build_inputs, build_request
+from ..model.inputs import build_inputs, build_request, pad_rows
 
 START_PROBABILITY = 0.1  # share of a causal model's training rows that begin with a mask
 COLLATED = ("basket_ids", "seen_ids")  # columns that the collator reads and no model does
@@ -24,8 +25,9 @@ class RecommendationCollator:
     row in which no item was masked by chance gets one mask. For a causal model every item but the first is predicted,
     and a tenth of the rows starts with a mask, which is the whole input of a user without a history. A history that is
     longer than the input is cut to its most recent items or, in a share of the rows, `window_probability`, to a
-    random window. Where rows have `basket_ids`, the items of a basket are in a random order. A tenth of the rows gets
-    no features, and a tenth of the other features is hidden, as they may be missing in serving.
+    random window. Where rows have `basket_ids`, the items of a basket are in a random order, and a causal model
+    predicts each from the baskets before it. A tenth of the rows gets no features, and a tenth of the other features
+    is hidden, as they may be missing in serving.
 
     A row with `labels`, the id of the next item, is for evaluation and becomes what the pipeline makes of its history.
     Its `seen_ids`, where there are some, are left out of the ranking in place of the items of its history.
@@ -41,7 +43,8 @@ class RecommendationCollator:
 
     Returns (of a call):
         For training `input_ids` and `labels` of shape (batch, longest row), labels -100 where nothing is predicted;
-        for evaluation what [`build_request`] returns and `labels` of shape (batch, 1).
+        of a causal model with baskets also `logits_to_keep`, the positions that predict the labels. For evaluation
+        what [`build_request`] returns and `labels` of shape (batch, 1).
     """
 
     config: Bert4RecConfig
@@ -66,13 +69,20 @@ class RecommendationCollator:
             seen = [row["seen_ids"] for row in rows] if "seen_ids" in rows[0] else None
             batch = build_request(self.config, histories, event_features, self.config.exclude_seen, seen=seen)
             return batch | {"labels": torch.tensor([[row["labels"]] for row in rows])}
-        if "basket_ids" in rows[0]:
-            baskets = [row["basket_ids"] for row in rows]
+        baskets = [row["basket_ids"] for row in rows] if "basket_ids" in rows[0] else None
+        if baskets:
             histories, event_features = self.shuffle_baskets(histories, event_features, baskets)
         starts = self.draw_starts([len(history) for history in histories])
         leading_masks = self.draw_leading_masks(len(rows))
         batch = build_inputs(self.config, histories, event_features, starts=starts, leading_masks=leading_masks)
-        batch |= self.next_items(**batch) if self.config.is_decoder else self.mask_items(**batch)
+        if not self.config.is_decoder:
+            batch |= self.mask_items(**batch)
+        elif baskets:
+            read = zip(baskets, starts, leading_masks, strict=True)
+            numbers = [np.insert(runs(ids[start:]), 0, [0] * lead) for ids, start, lead in read]
+            batch |= self.next_baskets(batch["input_ids"], numbers)
+        else:
+            batch |= {"labels": self.next_items(batch["input_ids"])}
         return forget(batch)
 
     def shuffle_baskets(self, histories: list, event_features: list | None, baskets: list) -> tuple[list, list | None]:
@@ -98,12 +108,26 @@ class RecommendationCollator:
             return [False] * count
         return (torch.rand(count) < START_PROBABILITY).tolist()
 
-    def next_items(self, input_ids: torch.Tensor, **_) -> dict[str, torch.Tensor]:
+    def next_items(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Labels for all items but the first."""
         special = torch.tensor(self.config.special_token_ids)
         labels = input_ids.masked_fill(torch.isin(input_ids, special), -100)
         labels[:, 0] = -100  # nothing comes before it
-        return {"labels": labels}
+        return labels
+
+    def next_baskets(self, input_ids: torch.Tensor, baskets: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Labels for all items but those of the first basket, and the last position before the basket of each.
+
+        Args:
+            baskets: For each row the numbers of the baskets at its positions; more positions are cut off.
+        """
+        width = input_ids.shape[1]
+        numbers, _ = pad_rows([row[:width] for row in baskets], pad_token_id=-1)
+        places = torch.arange(width).expand_as(numbers)
+        begins = numbers != nn.functional.pad(numbers[:, :-1], (1, 0), value=-1)
+        first = places.where(begins, 0).cummax(1).values
+        labels = self.next_items(input_ids).masked_fill(first == 0, -100)
+        return {"labels": labels, "logits_to_keep": (first - 1).clamp(min=0)}
 
     def mask_items(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, event_features: torch.Tensor | None = None

@@ -14,7 +14,8 @@ from ..model.features import encode
 from .categories import extend_item_categories
 
 STARTS = ("content", "similar", "mean")
-NEIGHBOURS = 3  # known items whose mean a "similar" start takes
+NEIGHBOURS = 30  # known items of which a "similar" start takes the ids
+TEMPERATURE = 0.02  # of their shares, a softmax of the cosines
 
 
 @torch.no_grad()
@@ -36,8 +37,9 @@ def add_items(
         items: A table with the content of the new items, as for [`align_items`]; needed by a model that reads content.
         item_column: Its column of the item id.
         start: What the vector of a new item is before it is trained. "content": its content alone. "similar": with
-            the mean of the ids of the 3 items with the nearest content. "mean": with the mean of all ids. Default:
-            "content" for a model that reads content, else "mean".
+            the ids of known items, weighted by how near their content is; with the mean of all ids where nothing is
+            known of an item. "mean": with the mean of all ids. Default: "similar" for a model that reads content,
+            else "mean".
 
     Returns:
         The item ids that were added.
@@ -46,7 +48,7 @@ def add_items(
         ValueError: for a start that needs content which the model does not read or which is not given.
     """
     config = model.config
-    start = start or ("content" if config.item_features else "mean")
+    start = start or ("similar" if config.item_features else "mean")
     if start not in STARTS:
         raise ValueError(f"start must be one of {STARTS}, got {start!r}")
     if start != "mean" and not config.item_features:
@@ -151,15 +153,14 @@ def start_scores(model: PreTrainedModel, old: torch.Tensor, added: torch.Tensor)
 def start_vectors(table, old: torch.Tensor, added: torch.Tensor, start: str) -> None:
     """Fill the rows of the added ids."""
     weight = table.id_embeddings.weight
-    weight[added] = 0.0
-    if start == "mean":
-        weight[added] = weight[old].mean(0)
-    elif start == "similar":
+    weight[added] = 0.0 if start == "content" else weight[old].mean(0)
+    if start == "similar":
         content = torch.nn.functional.normalize(table.content(), dim=-1)
         count = min(NEIGHBOURS, len(old))
-        for rows in added.split(1024):
-            nearest = (content[rows] @ content[old].T).topk(count).indices
-            weight[rows] = weight[old[nearest]].mean(1)
+        for ids in added[table.content.known[added]].split(1024):
+            nearest = (content[ids] @ content[old].T).topk(count)
+            shares = (nearest.values / TEMPERATURE).softmax(-1)
+            weight[ids] = torch.einsum("nk,nkh->nh", shares, weight[old[nearest.indices]])
 
 
 __all__ = ["STARTS", "add_items", "remove_items", "replace_items"]

@@ -11,6 +11,7 @@ from ..data.columns import as_array
 from ..evaluation.evaluate import choose_eval_batch_size
 from ..evaluation.metrics import ndcg
 from ..model.inputs import build_request
+from .growth import start_vectors
 
 OFFSETS = np.array([-np.inf, *np.arange(0, 3.001, 0.125)])  # the first one leaves new items out
 SHARE = 0.1  # of the training items that stand in for new ones
@@ -19,9 +20,9 @@ SHARE = 0.1  # of the training items that stand in for new ones
 def choose_new_item_offset(model: PreTrainedModel, tokenized: DatasetDict, most_loss: float = 0.05) -> float:
     """The largest offset of the scores of new items with which known items lose little accuracy in validation.
 
-    A tenth of the training items, chosen at random, stand in for new ones: the ids of a copy of the model are zero
-    there, so that their content alone is left, as [`add_items`] leaves it. The offset is the largest of `OFFSETS`, but
-    at least 0, before the NDCG@10 of the other targets is more than `most_loss` below that without new items.
+    A tenth of the training items, chosen at random, stand in for new ones: a copy of the model has the vectors there
+    with which [`add_items`] starts. The offset is the largest of `OFFSETS`, but at least 0, before the NDCG@10 of the
+    other targets is more than `most_loss` below that without new items.
 
     Args:
         model: With item content.
@@ -33,21 +34,22 @@ def choose_new_item_offset(model: PreTrainedModel, tokenized: DatasetDict, most_
     items = np.unique(as_array(tokenized["train"]["input_ids"]).flatten().to_numpy())
     items = items[items != model.config.unk_token_id]
     new = np.random.default_rng(0).choice(items, max(round(SHARE * len(items)), 1), replace=False)
-    ranks = warm_ranks(forget_ids(model, torch.from_numpy(new.astype(np.int64))), tokenized["validation"], new)
+    forgetful = forget_items(
+        model, *(torch.from_numpy(ids.astype(np.int64)) for ids in (np.setdiff1d(items, new), new))
+    )
+    ranks = warm_ranks(forgetful, tokenized["validation"], new)
     accuracy = [ndcg(rank, 10) for rank in ranks]
     kept = np.cumprod([value >= (1 - most_loss) * accuracy[0] for value in accuracy])
     return float(OFFSETS[max(int(kept.sum()) - 1, 1)])
 
 
 @torch.no_grad()
-def forget_ids(model: PreTrainedModel, ids: torch.Tensor) -> PreTrainedModel:
-    """A copy of the model to which the items are new."""
+def forget_items(model: PreTrainedModel, known: torch.Tensor, new: torch.Tensor) -> PreTrainedModel:
+    """A copy of the model to which some of its items are new."""
     forgetful = copy.deepcopy(model).eval()
     for table in forgetful.tables:
-        table.id_embeddings.weight[ids.to(forgetful.device)] = 0.0
-    bias = forgetful.scores.bias
-    known = np.setdiff1d(np.arange(len(bias)), [*model.config.unavailable_ids, *ids.tolist()])
-    bias[ids.to(bias.device)] = bias[torch.from_numpy(known).to(bias.device)].mean()
+        start_vectors(table, known, new, "similar")
+    forgetful.scores.bias[new] = forgetful.scores.bias[known].mean()
     return forgetful
 
 

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from hf_rec import Bert4RecConfig, Feature, RecommendationCollator
+from hf_rec import Bert4RecConfig, Bert4RecForCausalLM, Feature, RecommendationCollator
+from hf_rec.data.collator import runs
 from hf_rec.model.inputs import build_request
 
 PAD, UNK, MASK = 0, 1, 2
@@ -220,3 +221,51 @@ def test_items_of_a_basket_are_in_any_order_and_times_stay_at_their_places():
     batch = collator([row] * 50)
     assert len({tuple(ids) for ids in batch["input_ids"].tolist() if ids[0] != MASK}) > 5
     assert "basket_ids" not in batch
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=14), min_size=1, max_size=6),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_causal_model_predicts_all_items_of_a_basket_from_the_baskets_before(baskets, seed):
+    """Items are numbered by their place, so a label tells which event it is."""
+    torch.manual_seed(seed)
+    data = [{"input_ids": [3 + place for place in range(len(ids))], "basket_ids": ids} for ids in baskets]
+    batch = RecommendationCollator(DECODER)(data)
+    keep = batch["logits_to_keep"]
+    assert keep.shape == batch["labels"].shape == batch["input_ids"].shape
+    for row, numbers, inputs, labels, kept in zip(
+        data, baskets, *(batch[name].tolist() for name in ("input_ids", "labels", "logits_to_keep")), strict=True
+    ):
+        basket = dict(zip(row["input_ids"], runs(numbers).tolist(), strict=True)) | {MASK: 0}
+        read = [item for item in inputs if item != PAD]
+        assert [basket[item] for item in read] == sorted(basket[item] for item in read)
+        first = basket[read[0]]
+        for position, (item, label) in enumerate(zip(read, labels, strict=False)):
+            assert label == (item if basket[item] > first else -100)
+            if label != -100:
+                before = [place for place in range(position) if basket[read[place]] < basket[item]]
+                assert kept[position] == before[-1]
+        assert {*labels[len(read) :]} <= {-100}
+
+
+def test_a_model_that_reads_baskets_learns_what_comes_next_and_not_what_stands_beside():
+    """Baskets of three of the items 3 to 5, then three of the items 6 to 8."""
+    torch.manual_seed(0)
+    config = Bert4RecConfig(
+        vocab_size=9,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        max_position_embeddings=8,
+        is_decoder=True,
+    )
+    model = Bert4RecForCausalLM(config).train()
+    collator, optimizer = RecommendationCollator(model.config), torch.optim.AdamW(model.parameters(), 0.02)
+    data = [{"input_ids": [3, 4, 5, 6, 7, 8], "basket_ids": [0, 0, 0, 1, 1, 1]}] * 16
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(**collator(data)).loss.backward()
+        optimizer.step()
+    scores = model.eval()(torch.tensor([[3, 4, 5]])).logits[0, -1]
+    assert {*scores.topk(3).indices.tolist()} == {6, 7, 8}

@@ -1,5 +1,7 @@
 """Items that a trained model has not seen."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -46,11 +48,28 @@ def test_old_items_keep_their_scores_and_new_ones_start_as_told(start, tied):
         elif start == "mean":
             expected = weight[3:old].mean(0).expand(3, -1)
         else:
-            cosine = torch.nn.functional.normalize(content, dim=-1)
-            nearest = [(cosine[3:old] @ cosine[item]).argsort(descending=True)[:3] + 3 for item in range(old, old + 3)]
-            expected = torch.stack([weight[rows].mean(0) for rows in nearest])
+            expected = torch.stack(
+                [nearest_ids(content[item], content[3:old], weight[3:old]) for item in (-3, -2, -1)]
+            )
         torch.testing.assert_close(weight[old:], expected)
     torch.testing.assert_close(model.scores.bias[old:], model.scores.bias[3:old].mean().expand(3))
+
+
+def nearest_ids(content: torch.Tensor, others: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The mean of the ids of the 30 nearest, each with the weight exp(50 cosine)."""
+    cosines = [torch.cosine_similarity(content, other, dim=0).item() for other in others]
+    nearest = sorted(range(len(others)), key=cosines.__getitem__)[-30:]
+    weights = [math.exp(50 * cosines[row]) for row in nearest]
+    return sum(weight * ids[row] for weight, row in zip(weights, nearest, strict=True)) / sum(weights)
+
+
+@torch.no_grad()
+def test_a_new_item_of_which_nothing_is_known_starts_at_the_mean():
+    model, tokenizer = new_recommender(("text",))
+    items = pa.table({"item_id": NEW, "text": pa.array([None] * 3, ITEMS.schema.field("text").type)})
+    add_items(model, tokenizer, NEW, items)
+    weight = model.items.id_embeddings.weight
+    torch.testing.assert_close(weight[-3:], weight[3:-3].mean(0).expand(3, -1))
 
 
 def test_a_grown_model_is_saved_opened_and_trained_further(tmp_path):

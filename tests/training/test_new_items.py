@@ -1,5 +1,7 @@
 """How high new items are placed."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,8 @@ from hf_rec.model.inputs import build_request
 from hf_rec.model.pipeline_bert4rec import next_scores
 from hf_rec.model.ranking import target_rank
 from hf_rec.training import add_items, fit, train_recommender
-from hf_rec.training.new_items import OFFSETS, choose_new_item_offset, forget_ids, warm_ranks
+from hf_rec.training.growth import start_vectors
+from hf_rec.training.new_items import OFFSETS, choose_new_item_offset, forget_items, warm_ranks
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +44,16 @@ def test_ranks_are_those_of_a_slow_way(trained, exclude_seen):
 
 @torch.no_grad()
 def test_forgotten_items_are_as_new_ones(trained):
-    """As if the items had been added with their content."""
-    model, tokenizer, _ = trained
+    model, tokenizer, _ = copy.deepcopy(trained)
+    weight = model.items.id_embeddings.weight[[7, 11]].clone()
     ids = torch.tensor([7, 11])
-    forgetful = forget_ids(model, ids)
-    assert torch.equal(forgetful.items.all_items()[ids], model.items.content()[ids])
     others = np.setdiff1d(np.arange(len(tokenizer)), [0, 1, 2, 7, 11])
+    forgetful = forget_items(model, torch.from_numpy(others), ids)
+    start_vectors(model.items, torch.from_numpy(others), ids, "similar")
+    assert torch.equal(forgetful.items.all_items()[ids], model.items.all_items()[ids])
     assert torch.equal(forgetful.items.all_items()[others], model.items.all_items()[others])
     assert forgetful.scores.bias[7] == forgetful.scores.bias[11] == model.scores.bias[others].mean()
-    assert model.items.id_embeddings.weight[ids].abs().min() > 0
+    assert not torch.isclose(forgetful.items.id_embeddings.weight[ids], weight).any()
 
 
 def test_the_offset_is_the_largest_that_costs_known_items_little(trained, monkeypatch):
