@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from ..model.configuration_bert4rec import Bert4RecConfig
-from ..model.inputs import build_inputs, build_request, pad_rows
+from ..model.inputs import build_inputs, build_request
 
 START_PROBABILITY = 0.1  # share of a causal model's training rows that begin with a mask
 COLLATED = ("basket_ids", "seen_ids")  # columns that the collator reads and no model does
@@ -26,8 +25,8 @@ class RecommendationCollator:
     and a tenth of the rows starts with a mask, which is the whole input of a user without a history. A history that is
     longer than the input is cut to its most recent items or, in a share of the rows, `window_probability`, to a
     random window. Where rows have `basket_ids`, the items of a basket are in a random order, and a causal model
-    predicts each from the baskets before it. A tenth of the rows gets no features, and a tenth of the other features
-    is hidden, as they may be missing in serving.
+    predicts only the first of each from the baskets before. A tenth of the rows gets no features, and a tenth of the
+    other features is hidden, as they may be missing in serving.
 
     A row with `labels`, the id of the next item, is for evaluation and becomes what the pipeline makes of its history.
     Its `seen_ids`, where there are some, are left out of the ranking in place of the items of its history.
@@ -43,8 +42,7 @@ class RecommendationCollator:
 
     Returns (of a call):
         For training `input_ids` and `labels` of shape (batch, longest row), labels -100 where nothing is predicted;
-        of a causal model with baskets also `logits_to_keep`, the positions that predict the labels. For evaluation
-        what [`build_request`] returns and `labels` of shape (batch, 1).
+        for evaluation what [`build_request`] returns and `labels` of shape (batch, 1).
     """
 
     config: Bert4RecConfig
@@ -75,14 +73,11 @@ class RecommendationCollator:
         starts = self.draw_starts([len(history) for history in histories])
         leading_masks = self.draw_leading_masks(len(rows))
         batch = build_inputs(self.config, histories, event_features, starts=starts, leading_masks=leading_masks)
-        if not self.config.is_decoder:
-            batch |= self.mask_items(**batch)
-        elif baskets:
+        batch |= self.next_items(**batch) if self.config.is_decoder else self.mask_items(**batch)
+        if baskets and self.config.is_decoder:
             read = zip(baskets, starts, leading_masks, strict=True)
             numbers = [np.insert(runs(ids[start:]), 0, [0] * lead) for ids, start, lead in read]
-            batch |= self.next_baskets(batch["input_ids"], numbers)
-        else:
-            batch |= {"labels": self.next_items(batch["input_ids"])}
+            batch["labels"][~begins(numbers, batch["labels"].shape[1])] = -100
         return forget(batch)
 
     def shuffle_baskets(self, histories: list, event_features: list | None, baskets: list) -> tuple[list, list | None]:
@@ -108,26 +103,12 @@ class RecommendationCollator:
             return [False] * count
         return (torch.rand(count) < START_PROBABILITY).tolist()
 
-    def next_items(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def next_items(self, input_ids: torch.Tensor, **_) -> dict[str, torch.Tensor]:
         """Labels for all items but the first."""
         special = torch.tensor(self.config.special_token_ids)
         labels = input_ids.masked_fill(torch.isin(input_ids, special), -100)
         labels[:, 0] = -100  # nothing comes before it
-        return labels
-
-    def next_baskets(self, input_ids: torch.Tensor, baskets: list[np.ndarray]) -> dict[str, torch.Tensor]:
-        """Labels for all items but those of the first basket, and the last position before the basket of each.
-
-        Args:
-            baskets: For each row the numbers of the baskets at its positions; more positions are cut off.
-        """
-        width = input_ids.shape[1]
-        numbers, _ = pad_rows([row[:width] for row in baskets], pad_token_id=-1)
-        places = torch.arange(width).expand_as(numbers)
-        begins = numbers != nn.functional.pad(numbers[:, :-1], (1, 0), value=-1)
-        first = places.where(begins, 0).cummax(1).values
-        labels = self.next_items(input_ids).masked_fill(first == 0, -100)
-        return {"labels": labels, "logits_to_keep": (first - 1).clamp(min=0)}
+        return {"labels": labels}
 
     def mask_items(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, event_features: torch.Tensor | None = None
@@ -160,6 +141,20 @@ def forget(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     rows, some = torch.rand(len(features), 1, 1), torch.rand(features.shape)
     hidden = (rows < FORGET_PROBABILITY) | (some < FORGET_PROBABILITY)
     return batch | {"event_features": features.masked_fill(hidden, 0)}
+
+
+def begins(baskets: list[np.ndarray], width: int) -> torch.Tensor:
+    """(rows, width) mask of the positions where a basket begins.
+
+    Example:
+        >>> begins([np.array([1, 1, 2, 3]), np.array([5])], width=3).tolist()
+        [[True, False, True], [True, False, False]]
+    """
+    mask = torch.zeros(len(baskets), width, dtype=torch.bool)
+    for row, numbers in zip(mask.numpy(), baskets, strict=True):
+        numbers = numbers[:width]
+        row[: len(numbers)] = np.diff(numbers, prepend=-1) != 0
+    return mask
 
 
 def runs(values: Sequence) -> np.ndarray:
