@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict
 from matplotlib.figure import Figure
 from transformers import HfArgumentParser
@@ -54,6 +55,15 @@ def week_splits(sequences: Dataset, start: float) -> DatasetDict:
         train=cut_histories(sequences, before),
         test=with_targets(sequences, before, np.where(before < until, before, 0)),
     )
+
+
+def events_of(sequences: Dataset) -> pa.Table:
+    """A log with a row for each event of the sequences."""
+    lists = {name: as_array(sequences[name]) for name in sequences.column_names if name != "user_id"}
+    users = np.repeat(np.arange(len(sequences)), list_lengths(lists["item_ids"]))
+    columns = {"user_id": as_array(sequences["user_id"]).take(pa.array(users))}
+    names = {"item_ids": "item_id", "timestamps": "timestamp", "basket_ids": "basket"}
+    return pa.table(columns | {names[name]: values.flatten() for name, values in lists.items()})
 
 
 def train(folder: Path, *options: object) -> float:
@@ -102,25 +112,26 @@ def main() -> None:
     parser.add_argument("--update_options", default="", help="options of `hf-rec train` for an update, as one text")
     data, options = parser.parse_args_into_dataclasses()
     sequences = data.load_sequences(data.open_log(), [], **data.build_options)
-    if data.basket_column or data.target_events:
-        parser.error("a week asks for the first event of each user; leave out --basket_column and --target_events")
+    if data.target_events:
+        parser.error("a week asks for the first event of each user; leave out --target_events")
     begin = event_times(sequences).max() - options.weeks * WEEK
     new, update = shlex.split(options.new_options), shlex.split(options.update_options)
     new += ["--include_seen"] if data.include_seen else []
+    baskets = ["--basket_column", "basket"] if data.basket_column else []
     folder, weeks = options.output_dir, []
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(options.weeks):
         splits = week_splits(sequences, begin + number * WEEK)
         log = folder / f"log-{number}.parquet"
-        splits["train"].to_parquet(log)
+        pq.write_table(events_of(splits["train"]), log)
         anew, updated, seconds = folder / "anew", folder / "updated", dict.fromkeys((UPDATED, ANEW), 0.0)
         models = {NEVER: anew / "0", ANEW: anew / str(number - number % options.anew_every)}
         models[UPDATED] = updated / str(number) if number else models[NEVER]
         if models[ANEW].name == str(number):
-            seconds[ANEW] = train(models[ANEW], "--train_file", log, *new)
+            seconds[ANEW] = train(models[ANEW], "--train_file", log, *baskets, *new)
         if number:
             last = updated / str(number - 1) if number > 1 else models[NEVER]
-            arguments = ["--model_name_or_path", last, "--train_file", log, *update]
+            arguments = ["--model_name_or_path", last, "--train_file", log, *baskets, *update]
             seconds[UPDATED] = train(models[UPDATED], *arguments)
         results = {name: evaluate_recommender(str(path), splits) for name, path in models.items()}
         row = {name: results[UPDATED][name]["ndcg@10"] for name in ("popularity", "last-item Markov")}

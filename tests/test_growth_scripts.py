@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import grow
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 import transfer
@@ -15,6 +16,7 @@ from runs import as_table
 
 from hf_rec.cli.main import main
 from hf_rec.data import build_sequences, leave_one_out
+from hf_rec.data.collator import runs
 from hf_rec.training import evaluate_recommender
 
 TINY = ["--use_cpu", "--disable_tqdm", "true", "--gradient_accumulation_steps", "1", "--max_steps", "4"]
@@ -70,20 +72,15 @@ def test_the_weeks_are_those_of_the_command(tmp_path, monkeypatch, capsys):
         main(command[3:])
 
     monkeypatch.setattr(grow, "subprocess", SimpleNamespace(run=train))
-    pyarrow.parquet.write_table(weekly_log(), tmp_path / "log.parquet")
-    options = [
-        "--train_file",
-        tmp_path / "log.parquet",
-        "--include_seen",
-        "--weeks",
-        2,
-        "--output_dir",
-        tmp_path / "o",
-    ]
+    log = weekly_log()
+    log = log.append_column("day", pc.divide(log["timestamp"], 86_400))
+    pyarrow.parquet.write_table(log, tmp_path / "log.parquet")
+    options = ["--train_file", tmp_path / "log.parquet", "--basket_column", "day", "--include_seen"]
+    options += ["--weeks", 2, "--output_dir", tmp_path / "o"]
     options += ["--new_options", shlex.join(NEW), "--update_options", shlex.join(TINY)]
     printed = run(monkeypatch, capsys, grow, *options)
     weeks = json.loads((tmp_path / "o" / "weeks.json").read_text())
-    sequences = build_sequences(weekly_log())
+    sequences = build_sequences(log, basket_column="day")
     folders = {
         grow.NEVER: "anew/0",
         grow.UPDATED: "updated/1",
@@ -95,10 +92,11 @@ def test_the_weeks_are_those_of_the_command(tmp_path, monkeypatch, capsys):
         assert weeks[1]["ndcg@10"][name] == pytest.approx([*found.values()][-1]["ndcg@10"])
     assert weeks[1]["ndcg@10"]["popularity"] == pytest.approx(found["popularity"]["ndcg@10"])  # of the last, grown one
     assert len({*(weeks[0]["ndcg@10"][name] for name in folders)}) == 1  # one model at the start
-    read = pyarrow.parquet.read_table(tmp_path / "o" / "log-1.parquet").to_pylist()
-    assert {row["user_id"]: row["item_ids"] for row in read} == dict(
-        zip(splits["train"]["user_id"], splits["train"]["item_ids"], strict=True)
-    )
+    read = build_sequences(tmp_path / "o" / "log-1.parquet", basket_column="basket")
+    for name in ("user_id", "item_ids", "timestamps"):
+        assert read[name][:] == splits["train"][name][:]
+    for found, expected in zip(read["basket_ids"], splits["train"]["basket_ids"], strict=True):
+        assert runs(found).tolist() == runs(expected).tolist()
     last = printed.splitlines()[-1].strip("| ").split(" | ")
     targets = [week["targets"] for week in weeks]
     assert last[:2] == ["all", str(sum(targets))] and targets[1] == len(splits["test"])
