@@ -7,6 +7,8 @@ with a new model and with the recommender's encoder. A run that is finished is n
 - `ml-100k`: is the rating of the next film at least 4 (leave-one-out)?
 - `kuairand`: is the next video clicked, liked, watched for long (temporal split)?
 - `online-retail`: does a customer buy again within 90 days after 2011-09-01 (random users)?
+- `online-retail-baskets`: is anything of a basket returned within 30 days (temporal split)? The label stands at the
+  last line of a basket. The baselines also read labels of earlier baskets, some of which nobody would know yet.
 """
 
 import argparse
@@ -17,7 +19,9 @@ import sys
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -26,31 +30,63 @@ from hf_rec.evaluation.label_baselines import LABEL_BASELINES
 
 METRICS = ("auc", "average_precision", "accuracy", "log_loss", "calibration_error")
 CUT, DAYS = datetime(2011, 9, 1), 90
+RETURNED = """
+with lines as (
+    select * from read_parquet($file, file_row_number = true) where CustomerID is not null
+),
+bought as (
+    select * from lines where Quantity > 0 and UnitPrice > 0
+),
+back as (
+    select CustomerID, StockCode, InvoiceDate as time from lines where InvoiceNo like 'C%'
+),
+baskets as (
+    select InvoiceNo, max(file_row_number) as last, bool_or(exists(
+        select * from back where back.CustomerID = bought.CustomerID and back.StockCode = bought.StockCode
+        and back.time between bought.InvoiceDate and bought.InvoiceDate + interval 30 day
+    )) as returned from bought group by InvoiceNo
+)
+select CustomerID, StockCode, InvoiceDate, Quantity::double as Quantity, UnitPrice, Country,
+    case when file_row_number = last and InvoiceDate < (select max(InvoiceDate) from lines) - interval 30 day
+    then returned::int end as returned
+from bought join baskets using (InvoiceNo) order by InvoiceDate, file_row_number
+"""
 FROM_SCRATCH, PRETRAINED = "from scratch", "from a recommender"
 
 
-def prepare_films(data: Path, _folder: Path) -> tuple[list[str], list[str], list[str]]:
+class Data(NamedTuple):
+    """Options of `hf-rec train` for a log, for its columns and for its labels, and the labels."""
+
+    log: list[str]
+    columns: list[str]
+    labels: list[str]
+    label_options: list[str] = []
+
+
+def prepare_films(data: Path, _folder: Path) -> Data:
     log = data / "ml-100k" / "interactions.parquet"
     columns = ["--event_columns", "rating", "--request_columns", "time_gap"]
-    return ["--train_file", str(log)], columns, ["rating >= 4"]
+    return Data(["--train_file", str(log)], columns, ["rating >= 4"])
 
 
-def prepare_videos(data: Path, folder: Path) -> tuple[list[str], list[str], list[str]]:
+def prepare_videos(data: Path, folder: Path) -> Data:
     events = pq.read_table(data / "kuairand" / "events.parquet")
     times = events["time_ms"].cast(pa.timestamp("ms"))
     kept = events.select(["user_id", "video_id", "is_click", "is_like", "long_view", "tab"])
     pq.write_table(kept.append_column("timestamp", times), folder / "events.parquet")
     source = ["--train_file", str(folder / "events.parquet"), "--item_column", "video_id", "--split", "temporal"]
-    items = ["--items_file", str(data / "kuairand" / "items.parquet")]
+    tables = ["--items_file", str(data / "kuairand" / "items.parquet")]
+    tables += ["--users_file", str(data / "kuairand" / "users.parquet")]
     columns = [
         *("--event_columns", "is_click", "is_like", "long_view"),
         *("--request_columns", "tab", "hour", "time_gap"),
         *("--item_columns", "video_type", "upload_type", "music_type", "video_duration", "tag:bag"),
+        *("--user_columns", "user_active_degree", "follow_user_num_range", "register_days_range", "onehot_feat3"),
     ]
-    return source + items, columns, ["is_click", "is_like", "long_view"]
+    return Data(source + tables, columns, ["is_click", "is_like", "long_view"])
 
 
-def prepare_shop(data: Path, folder: Path) -> tuple[list[str], list[str], list[str]]:
+def prepare_shop(data: Path, folder: Path) -> Data:
     lines = pq.read_table(data / "online-retail" / "transactions.parquet")
     bought = pc.and_(pc.is_valid(lines["CustomerID"]), pc.greater(lines["Quantity"], 0))
     lines = lines.filter(bought).select(["CustomerID", "StockCode", "InvoiceDate", "Quantity", "UnitPrice", "Country"])
@@ -72,10 +108,33 @@ def prepare_shop(data: Path, folder: Path) -> tuple[list[str], list[str], list[s
     source = ["--train_file", str(folder / "lines.parquet"), "--user_column", "CustomerID"]
     source += ["--item_column", "StockCode", "--time_column", "InvoiceDate"]
     columns = ["--event_columns", "Quantity", "UnitPrice", "--request_columns", "time_gap", "hour", "weekday"]
-    return source, columns, ["returns"]
+    return Data(source, columns, ["returns"], ["--label_of", "user", "--users_file", str(folder / "users.parquet")])
 
 
-PREPARE = {"ml-100k": prepare_films, "kuairand": prepare_videos, "online-retail": prepare_shop}
+def prepare_baskets(data: Path, folder: Path) -> Data:
+    file = str(data / "online-retail" / "transactions.parquet")
+    pq.write_table(duckdb.sql(RETURNED, params={"file": file}).to_arrow_table(), folder / "lines.parquet")
+    source = ["--train_file", str(folder / "lines.parquet"), "--user_column", "CustomerID", "--split", "temporal"]
+    source += ["--item_column", "StockCode", "--time_column", "InvoiceDate"]
+    columns = [
+        "--event_columns",
+        "Quantity",
+        "UnitPrice",
+        "--request_columns",
+        "Country",
+        "time_gap",
+        "hour",
+        "weekday",
+    ]
+    return Data(source, columns, ["returned"])
+
+
+PREPARE = {
+    "ml-100k": prepare_films,
+    "kuairand": prepare_videos,
+    "online-retail": prepare_shop,
+    "online-retail-baskets": prepare_baskets,
+}
 
 
 def train(folder: Path, seed: int, arguments: Iterable[str]) -> dict:
@@ -89,16 +148,13 @@ def compare(name: str, options: argparse.Namespace, others: list[str]) -> dict[s
     """For each label, the results of the two models by seed."""
     root = options.output_dir / name
     root.mkdir(parents=True, exist_ok=True)
-    source, columns, labels = PREPARE[name](options.data_dir, root)
+    source, columns, labels, label_options = PREPARE[name](options.data_dir, root)
     results = {}
     for seed in options.seeds:
         recommender = root / f"recommender-seed-{seed}"
         train(recommender, seed, [*source, *columns, *others])
         for label in options.labels or labels:
-            task = ["--task", "classification", "--label_column", label, *source]
-            task += (
-                ["--label_of", "user", "--users_file", str(root / "users.parquet")] if name == "online-retail" else []
-            )
+            task = ["--task", "classification", "--label_column", label, *source, *label_options]
             runs = results.setdefault(label, {FROM_SCRATCH: [], PRETRAINED: []})
             for kind, more in (
                 (FROM_SCRATCH, columns),
