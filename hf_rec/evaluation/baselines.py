@@ -68,7 +68,7 @@ def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
     rows, columns = codes.nonzero(as_tuple=True)
     weights = content.shares(codes)[rows, columns] ** 0.5 if len(rows) else torch.empty(0)
     size = (len(codes), content.embeddings.num_embeddings if content.embeddings is not None else 1)
-    categories = torch.sparse_coo_tensor(torch.stack([rows, codes[rows, columns]]), weights, size).to_sparse_csr()
+    categories = sparse(rows, codes[rows, columns], weights, size)
     vectors = torch.nn.functional.normalize(content.vectors, dim=-1)
     order = 1e-5 * torch.rand(len(codes), generator=torch.Generator().manual_seed(0))
 
@@ -77,11 +77,16 @@ def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
         places = torch.arange(len(histories)).repeat_interleave(lengths)
         items = torch.tensor([item for history in histories for item in history], dtype=torch.long)
         shares = 1 / lengths[places]
-        means = torch.sparse_coo_tensor(torch.stack([places, items]), shares, (len(histories), len(codes)))
-        profile = torch.sparse.mm(means.to_sparse_csr(), categories).to_dense()
+        means = sparse(places, items, shares, (len(histories), len(codes)))
+        profile = torch.sparse.mm(means, categories).to_dense()
         return (categories @ profile.T).T + means.to_dense() @ vectors @ vectors.T + order
 
     return lambda _train, _vocab_size: score
+
+
+def sparse(rows: torch.Tensor, columns: torch.Tensor, values: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """A sparse matrix; equal places are added."""
+    return torch.sparse_coo_tensor(torch.stack([rows, columns]), values, size, check_invariants=False).coalesce()
 
 
 BASELINES = {"popularity": popularity, "last-item Markov": last_item_markov}
