@@ -1,4 +1,4 @@
-"""Evaluate a saved recommender on the test split of an interaction log, beside two baselines."""
+"""Evaluate a saved recommender or classifier on the test split of an interaction log, beside baselines."""
 
 import json
 from dataclasses import dataclass, field
@@ -10,17 +10,24 @@ from transformers import HfArgumentParser
 
 from ..evaluation.history_length import evaluate_history_lengths, history_length_table, plot_history_lengths
 from ..hub.card import results_tables
+from ..hub.classifier_card import label_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
+from ..training.classify import evaluate_classifier
 from ..training.create import load_model
 from ..training.run import evaluate_recommender
 from .arguments import DataArguments, feature_columns
+from .task import TaskArguments
 
 
 @dataclass
 class EvaluationArguments:
     """What is evaluated."""
 
-    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender or classifier."})
+    label_column: str | None = field(
+        default=None, metadata={"help": "classifier: the label, a column or an expression, as in training."}
+    )
+    seed: int = field(default=42, metadata={"help": "classifier of users: the seed of the training, for its split."})
     batch_size: int = field(
         default=0, metadata={"help": "Histories that are ranked together; 0 chooses by the size of the catalogue."}
     )
@@ -46,6 +53,31 @@ def main(arguments: list[str] | None = None) -> None:
     if evaluation.history_lengths and data.hold_out_items:
         raise ValueError("--history_lengths cuts the histories of all targets; leave out --hold_out_items")
     config = Bert4RecConfig.from_pretrained(evaluation.model_name_or_path)
+    if bool(config.label_of) != bool(evaluation.label_column):
+        raise ValueError(
+            f"--label_column is the label of a classifier; {evaluation.model_name_or_path} has "
+            f"label_of={config.label_of!r}"
+        )
+    evaluate = evaluate_labels if config.label_of else evaluate_lists
+    results = evaluate(evaluation, data, config)
+    if evaluation.output_file:
+        evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def evaluate_labels(evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig) -> dict:
+    """Print the metrics of a classifier."""
+    task = TaskArguments("classification", evaluation.label_column, config.label_of)
+    task.refuse(data, history_lengths=evaluation.history_lengths)
+    splits = task.load_splits(data, feature_columns(config.features), evaluation.seed)
+    results = evaluate_classifier(
+        evaluation.model_name_or_path, splits, evaluation.label_column, evaluation.batch_size or 64
+    )
+    print(f"\nTest metrics on {data.title}, {task.split_name(data)}:\n\n{label_tables(results)}")
+    return results
+
+
+def evaluate_lists(evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig) -> dict:
+    """Print the metrics of a recommender."""
     splits = data.load_splits(feature_columns(config.features))
     results = evaluate_recommender(
         evaluation.model_name_or_path,
@@ -57,8 +89,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"\nTest metrics on {data.title}, {data.split_name}, full ranking:\n\n{results_tables(results)}")
     if evaluation.history_lengths:
         results["history_lengths"] = by_history_length(evaluation, splits, data.exclude_seen)
-    if evaluation.output_file:
-        evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
 
 
 def by_history_length(evaluation: EvaluationArguments, splits: DatasetDict, exclude_seen: bool | None) -> dict:

@@ -8,7 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 COMMANDS = {
     "train": "train a recommender on an interaction log and evaluate it",
-    "evaluate": "evaluate a saved recommender beside two baselines",
+    "evaluate": "evaluate a saved recommender or classifier beside baselines",
     "recommend": "recommend for a history, or for every user of a log",
     "add-items": "add new items to a saved recommender",
     "embed": "add vectors of texts, images or sounds to a table of items",

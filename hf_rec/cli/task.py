@@ -48,18 +48,17 @@ class TaskArguments:
         if self.task == "recommendation" and self.label_column:
             raise ValueError("--label_column needs --task classification")
 
-    def refuse(self, data: DataArguments, model) -> None:
-        """Raise for options that a classifier does not read, and for missing ones."""
+    def refuse(self, data: DataArguments, **others) -> None:
+        """Raise for options that a classifier does not read, those of the data and `others`, and for missing ones."""
         unread = {"hold_out_items": data.hold_out_items, "include_seen": data.include_seen is not None}
-        unread |= {"remove_items": model.remove_items, "replace_items": model.replace_items}
-        unread |= {"basket_column": data.basket_column}
+        unread |= {"basket_column": data.basket_column} | others
         if self.label_of == "user":
             if not data.users_file:
                 raise ValueError("--label_of user needs --users_file, the table with the labels")
             unread |= {"split": data.split != DataArguments.split, "test_file": data.test_file}
             unread |= {"target_events": data.target_events}
         if given := [f"--{name}" for name, value in unread.items() if value]:
-            raise ValueError(f"{given} are no options of --task classification with --label_of {self.label_of}")
+            raise ValueError(f"{given} are no options of a classifier with a label of the {self.label_of}")
 
     def load_splits(self, data: DataArguments, columns: list[str], seed: int) -> DatasetDict:
         """Splits with labels, as [`train_classifier`] takes them.

@@ -207,7 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         "origin": Origin(data.title, task.split_name(data), command, model.license, data.hub_dataset),
     }
     if task.task == "classification":
-        task.refuse(data, model)
+        task.refuse(data, remove_items=model.remove_items, replace_items=model.replace_items)
         title, tables = "Test metrics", label_tables
         results = train_classifier(
             task.load_splits(data, model.columns(), args.seed),

@@ -1,7 +1,7 @@
 """Recipes, the Trainer, and what a training run reports."""
 
 from .arguments import RecommendationTrainingArguments
-from .classify import fit_classifier, train_classifier
+from .classify import evaluate_classifier, fit_classifier, train_classifier
 from .create import create_model, load_model
 from .fine_tune import fine_tune
 from .fit import fit, make_trainer
@@ -16,6 +16,7 @@ __all__ = [
     "add_items",
     "choose_new_item_offset",
     "create_model",
+    "evaluate_classifier",
     "evaluate_recommender",
     "fine_tune",
     "fit",

@@ -3,6 +3,8 @@
 import copy
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,8 +15,9 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 from ..compat import last_log
 from ..data.columns import as_array
 from ..data.label_collator import LabelCollator
-from ..data.labels import MISSING, fit_label, tokenize_labels
+from ..data.labels import MISSING, Label, fit_label, tokenize_labels
 from ..data.tokenization_items import ItemTokenizer
+from ..evaluation.evaluate import evaluation_arguments
 from ..evaluation.label_baselines import LABEL_BASELINES, evaluate_label_baselines
 from ..evaluation.label_metrics import (
     LOWER_IS_BETTER,
@@ -162,6 +165,34 @@ def load_classifier(model_name_or_path: str, fields: Mapping[str, Any]) -> tuple
     return load_model(model_name_or_path, fields)
 
 
+def evaluate_classifier(
+    model_name_or_path: str, splits: DatasetDict, label: str, batch_size: int = 64
+) -> dict[str, dict[str, float]]:
+    """Test metrics of a saved classifier and of the baselines, as [`train_classifier`] returns them.
+
+    Args:
+        splits: As for [`train_classifier`], with the label that the classifier predicts.
+        label: Its name.
+        batch_size: Rows that are predicted together.
+
+    Raises:
+        ValueError: for a model that is no classifier.
+    """
+    label_of = Bert4RecConfig.from_pretrained(model_name_or_path).label_of
+    if not label_of:
+        raise ValueError(f"{model_name_or_path} holds a recommender, which predicts no label")
+    model, tokenizer = load_model(model_name_or_path, {"label_of": label_of})
+    config = model.config
+    classes = tuple(config.id2label.values()) if config.problem_type == "single_label_classification" else ()
+    rows = tokenize_labels(splits, tokenizer, config.features, Label(label, label_of, classes))
+    with TemporaryDirectory() as unused:
+        args = evaluation_arguments(unused, None, batch_size)
+        trainer = Trainer(model, args, data_collator=LabelCollator(config))
+        logits, labels = predict_logits(trainer, rows["test"])
+    results = evaluate_label_baselines(rows, config, model.items.content)
+    return results | {Path(model_name_or_path).name: label_metrics(probabilities_of(logits), labels)}
+
+
 @torch.no_grad()
 def start_head(model: PreTrainedModel, rows: DatasetDict) -> None:
     """Let a new head predict the share of each class, or the mean of the numbers."""
@@ -260,4 +291,4 @@ def named_label_results(flat: Mapping[str, float], name: str) -> dict[str, dict[
     }
 
 
-__all__ = ["calibrate_head", "fit_classifier", "predict_logits", "train_classifier"]
+__all__ = ["calibrate_head", "evaluate_classifier", "fit_classifier", "predict_logits", "train_classifier"]

@@ -46,6 +46,18 @@ def train(folder: Path, *options: object) -> tuple[dict, Bert4RecConfig]:
     return json.loads((folder / "all_results.json").read_text()), Bert4RecConfig.from_pretrained(folder)
 
 
+def evaluated(folder: Path, *options: object) -> dict:
+    """The metrics of the model by `hf-rec evaluate`."""
+    file = folder.with_suffix(".json")
+    main(["evaluate", *map(str, ["--model_name_or_path", folder, "--output_file", file, *options])])
+    return json.loads(file.read_text())[folder.name]
+
+
+def of_test(results: dict) -> dict:
+    measured = {name.removeprefix("test_"): value for name, value in results.items() if name.startswith("test_")}
+    return {name: value for name, value in measured.items() if "runtime" not in name and "per_second" not in name}
+
+
 def test_a_label_of_events_by_an_expression_and_a_filter(shop, tmp_path, capsys):
     log = ["--train_file", shop / "log.parquet", "--filter", "price >= 0"]
     columns = ["--event_columns", "price", "--request_columns", "country", "time_gap"]
@@ -58,6 +70,7 @@ def test_a_label_of_events_by_an_expression_and_a_filter(shop, tmp_path, capsys)
     for name in ("prior", "logistic regression", "gradient boosting", "dear"):
         assert f"| {name} " in printed
     assert f"{results['test_auc']:.4f}" in printed
+    assert evaluated(tmp_path / "dear", *log, "--label_column", "price > 5") == pytest.approx(of_test(results))
     card = (tmp_path / "dear" / "README.md").read_text()
     assert "--label_column 'price > 5'" in card and "Split: leave-one-out" in card
 
@@ -81,6 +94,8 @@ def test_a_label_of_users_beside_what_is_known_of_them(shop, tmp_path):
     )
     assert config.label_of == "user" and [feature.name for feature in config.features] == ["time_gap", "age"]
     assert results["test_labels"] == 6
+    same = evaluated(tmp_path / "returns", *data[:4], "--label_column", "returns")
+    assert same == pytest.approx(of_test(results))
     predict = pipeline("behavior-prediction", model=str(tmp_path / "returns"))
     answer = predict({"item_ids": ["0-1"], "timestamps": [1], "age": "old", "request": {"time": 4}}, top_k=None)
     assert {row["label"] for row in answer} == {"false", "true"}
@@ -96,3 +111,12 @@ def test_attributes_of_users_may_stand_beside_labels_of_events(shop, tmp_path):
     results, config = train(tmp_path / "dear", *data, "--label_column", "price > 5", "--split", "temporal")
     assert config.label_of == "event" and [feature.name for feature in config.features] == ["age"]
     assert results["test_labels"] > 20
+
+
+def test_a_label_to_evaluate_is_one_of_a_classifier(shop, tmp_path):
+    log = ["--train_file", shop / "log.parquet"]
+    train(tmp_path / "dear", *log, "--label_column", "price > 5")
+    with pytest.raises(SystemExit, match="--label_column is the label of a classifier.*label_of='event'"):
+        evaluated(tmp_path / "dear", *log)
+    with pytest.raises(SystemExit, match=r"\['--include_seen'\] are no options of a classifier"):
+        evaluated(tmp_path / "dear", *log, "--label_column", "price > 5", "--include_seen")
