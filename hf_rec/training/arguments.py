@@ -4,9 +4,11 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
+from ..data.collator import runs
 from ..evaluation.evaluate import choose_eval_batch_size
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .recipes import choose_batch_size, choose_recipe
@@ -105,11 +107,14 @@ class RecommendationTrainingArguments(TrainingArguments):
             )
 
 
-def complete_arguments(args: TrainingArguments, config: Bert4RecConfig, lengths: Sequence[int]) -> TrainingArguments:
+def complete_arguments(
+    args: TrainingArguments, config: Bert4RecConfig, lengths: Sequence[int], num_targets: int | None = None
+) -> TrainingArguments:
     """A copy of the arguments in which everything is chosen.
 
     Args:
         lengths: Of the training histories.
+        num_targets: Events that training predicts, as [`count_targets`] counts them; all if None.
     """
     args = copy.copy(args)
     recipe = choose_recipe(config.is_decoder, config.max_position_embeddings)
@@ -117,18 +122,29 @@ def complete_arguments(args: TrainingArguments, config: Bert4RecConfig, lengths:
     parts = args.gradient_accumulation_steps * args.world_size
     args.per_device_train_batch_size = args.per_device_train_batch_size or max(step // parts, 1)
     args.per_device_eval_batch_size = args.per_device_eval_batch_size or choose_eval_batch_size(config.vocab_size)
-    args.max_steps = args.max_steps or max(sum(lengths) // recipe.interactions_per_step, MIN_STEPS)
+    args.max_steps = args.max_steps or max((num_targets or sum(lengths)) // recipe.interactions_per_step, MIN_STEPS)
     for name in ("learning_rate", "weight_decay"):
         if getattr(args, name) is None:
             setattr(args, name, getattr(recipe, name))
     return args
 
 
+def count_targets(config: Bert4RecConfig, train: Dataset) -> int:
+    """The events that a pass over a tokenized training split predicts; with baskets a causal model predicts one of
+    each."""
+    if config.is_decoder and "basket_ids" in train.column_names:
+        return sum(int(runs(ids)[-1]) for ids in train["basket_ids"])
+    return sum(train["length"])
+
+
 def fine_tuning_arguments(
-    args: RecommendationTrainingArguments, config: Bert4RecConfig, lengths: Sequence[int]
+    args: RecommendationTrainingArguments,
+    config: Bert4RecConfig,
+    lengths: Sequence[int],
+    num_targets: int | None = None,
 ) -> RecommendationTrainingArguments:
     """As [`complete_arguments`], for a saved model that is trained further on a log much like its own."""
-    completed = complete_arguments(args, config, lengths)
+    completed = complete_arguments(args, config, lengths, num_targets)
     if not args.max_steps:
         completed.max_steps = max(round(completed.max_steps * FINE_TUNING_STEPS), MIN_FINE_TUNING_STEPS)
     if args.learning_rate is None:
@@ -138,4 +154,4 @@ def fine_tuning_arguments(
     return completed
 
 
-__all__ = ["RecommendationTrainingArguments", "complete_arguments", "fine_tuning_arguments"]
+__all__ = ["RecommendationTrainingArguments", "complete_arguments", "count_targets", "fine_tuning_arguments"]

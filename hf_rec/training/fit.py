@@ -9,7 +9,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, Traine
 from ..data.collator import RecommendationCollator
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import ranking_metrics
-from .arguments import complete_arguments
+from .arguments import complete_arguments, count_targets
 from .trainer import RecommendationTrainer, Stopwatch, sparse_optimizer, updates_rows
 
 
@@ -76,12 +76,13 @@ def make_trainer(
     patience: int | None = None,
 ) -> Trainer:
     """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
-    args = complete_arguments(args, model.config, tokenized["train"]["length"][:])
-    metrics = ranking_metrics(tokenized["train"], model.config)
+    train = tokenized["train"]
+    args = complete_arguments(args, model.config, train["length"][:], count_targets(model.config, train))
+    metrics = ranking_metrics(train, model.config)
     return RecommendationTrainer(
         model=model,
         args=args,
-        train_dataset=tokenized["train"],
+        train_dataset=train,
         eval_dataset=tokenized["validation"],
         data_collator=RecommendationCollator(model.config, **(collator or {})),
         processing_class=tokenizer,

@@ -19,7 +19,7 @@ from ..hub.card import model_card
 from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
-from .arguments import RecommendationTrainingArguments, complete_arguments, fine_tuning_arguments
+from .arguments import RecommendationTrainingArguments, complete_arguments, count_targets, fine_tuning_arguments
 from .categories import extend_event_categories
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
 from .create import all_items, create_model, load_model
@@ -105,7 +105,8 @@ def train_recommender(
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     further = model_name_or_path and not replace
     complete, train = (fine_tuning_arguments, fine_tune) if further else (complete_arguments, fit)
-    completed = complete(args, model.config, tokenized["train"]["length"][:])
+    targets = count_targets(model.config, tokenized["train"])
+    completed = complete(args, model.config, tokenized["train"]["length"][:], targets)
     identity = identify_run(
         model,
         tokenized,

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from datasets import Dataset
 from runs import shop_splits
 
-from hf_rec.training.arguments import RecommendationTrainingArguments, complete_arguments
+from hf_rec import Bert4RecConfig
+from hf_rec.training.arguments import RecommendationTrainingArguments, complete_arguments, count_targets
 from hf_rec.training.create import create_model
 from hf_rec.training.recipes import (
     LARGE_CATALOGUE,
@@ -67,6 +69,16 @@ def test_given_fields_stay():
     given = {"hidden_size": 8, "hidden_dropout_prob": 0.0, "num_attention_heads": 1}
     config = recipe_config(1_000, 50, **given)
     assert {name: config[name] for name in given} == given
+
+
+def test_a_causal_model_has_as_many_targets_as_baskets(tmp_path):
+    train = Dataset.from_dict({"length": [5, 1], "basket_ids": [[7, 7, 2, 7, 7], [0]]})
+    causal, masked = (Bert4RecConfig(vocab_size=9, is_decoder=decoder) for decoder in (True, False))
+    assert count_targets(causal, train) == 4
+    assert count_targets(masked, train) == count_targets(causal, train.remove_columns("basket_ids")) == 6
+    args = RecommendationTrainingArguments(str(tmp_path))
+    many = complete_arguments(args, causal, [10] * 100_000, 500_000).max_steps
+    assert many == 500_000 // choose_recipe(True, causal.max_position_embeddings).interactions_per_step
 
 
 def test_steps_follow_the_interactions(tmp_path):
