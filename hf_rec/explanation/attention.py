@@ -46,6 +46,19 @@ def rollout(weights: torch.Tensor) -> torch.Tensor:
     return torch.linalg.multi_dot([*((weights.mean(1) + identity) / 2).flip(0), identity])
 
 
+def flows(weights: torch.Tensor) -> torch.Tensor:
+    """(layers, positions, positions) parts of the rollout's last row that each query of a layer takes from each key.
+
+    Each layer's parts sum to 1; those of the first layer, summed over the queries, are the last row of the rollout.
+    """
+    identity = torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
+    share, parts = identity[-1], []
+    for layer in (weights.mean(1) + identity).flip(0) / 2:
+        parts.append(share[:, None] * layer)
+        share = parts[-1].sum(0)
+    return torch.stack(parts[::-1])
+
+
 def attention_rollout(game: HistoryGame, _seed: int = 0) -> torch.Tensor:
     """(players,) shares of the events in the state that answers. They are the same for every item, and at least 0."""
     if game.against is not None:
@@ -55,4 +68,4 @@ def attention_rollout(game: HistoryGame, _seed: int = 0) -> torch.Tensor:
     return rollout(attention_weights(game))[-1, : len(game.window)]
 
 
-__all__ = ["attention_rollout", "attention_weights", "rollout"]
+__all__ = ["attention_rollout", "attention_weights", "flows", "rollout"]

@@ -1,5 +1,6 @@
 """Which items of a history would have to be absent for an item to leave the list."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import comb
@@ -7,9 +8,11 @@ from math import comb
 import numpy as np
 
 from ..model.pipeline_bert4rec import RecommendationPipeline, check_count
+from .explain import listed, named
 from .game import HistoryGame
 
 MOST_SUBSETS = 2000  # that an exact search tries for each size
+MOST_TITLES = 5  # that a sentence names
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,18 @@ class Counterfactual:
     rank_without: int
     exact: bool
 
+    def sentence(self, titles: Mapping[str, str] | None = None) -> str:
+        """The finding in words, with titles in place of ids where they are known."""
+        item, size = named(self.item_id, titles), len(self.places)
+        if self.removed is None:
+            search = "No set of events" if self.exact else "No set of events that was tried"
+            return f"{search} takes {item} out of the first {self.top_k}"
+        smallest = "no smaller set does that" if self.exact else "found by a greedy search"
+        some = (
+            listed([*dict.fromkeys(self.removed)][:MOST_TITLES], titles) if size <= MOST_TITLES else f"{size} events"
+        )
+        return f"Without {some}, {item} falls from rank {self.rank} to {self.rank_without} ({smallest})"
+
     def to_dict(self) -> dict:
         """Its fields, for JSON."""
         return asdict(self)
@@ -51,9 +66,9 @@ def counterfactual(
     """The smallest set of events without which an item leaves the first `top_k` of the ranked list.
 
     All sets of one event are tried, then all of two and so on, while a size has at most `max_subsets` of them. Of the
-    smallest sets that do it the one after which the item ranks lowest is returned. For larger sets the search is greedy:
-    it leaves out the event whose absence lowers the score the most until the item is out, and then puts back each event
-    that is not needed. Items of the whole history stay excluded from the list.
+    smallest sets that do it the one after which the item ranks lowest is returned. For larger sets the search is
+    greedy: it leaves out the event whose absence lowers the score the most until the item is out, and then puts back
+    each event that is not needed. Items of the whole history stay excluded from the list.
 
     Args:
         history: As the pipeline takes it.

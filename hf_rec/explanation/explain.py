@@ -73,21 +73,35 @@ class Explanation:
             >>> Explanation("9", None, "occlusion", 3.1, 1.0, events).sentence({"2": "Alien", "9": "Aliens"})
             '*Aliens* because of *Alien* and *1*'
         """
-        names = [f"*{(titles or {}).get(item, item)}*" for item in (self.item_id, self.against or "")]
-        what = names[0] if self.against is None else f"{names[0]} rather than {names[1]}"
-        reasons = [f"*{(titles or {}).get(item, item)}*" for item in self.largest()]
+        what = named(self.item_id, titles)
+        if self.against is not None:
+            what += f" rather than {named(self.against, titles)}"
+        reasons = self.largest()
         if not reasons:
             return f"{what}: no item of the history raised its score"
-        listed = " and ".join([", ".join(reasons[:-1]), reasons[-1]] if reasons[1:] else reasons)
-        return (
-            f"{what}, whatever the item is: the model reads {listed} most"
-            if self.method == "rollout"
-            else (f"{what} because of {listed}")
-        )
+        if self.method == "rollout":
+            return f"{what}, as any other item: the model reads {listed(reasons, titles)} most"
+        return f"{what} because of {listed(reasons, titles)}"
 
     def to_dict(self) -> dict:
         """Its fields, for JSON."""
         return asdict(self)
+
+
+def named(item_id: str, titles: Mapping[str, str] | None) -> str:
+    """The title of an item, or its id, without asterisks of its own."""
+    return f"*{str((titles or {}).get(item_id, item_id)).replace('*', '')}*"
+
+
+def listed(item_ids: Sequence[str], titles: Mapping[str, str] | None) -> str:
+    """The titles of items as words.
+
+    Example:
+        >>> listed(["1", "2", "3"], {"1": "Alien"})
+        '*Alien*, *2* and *3*'
+    """
+    *first, last = [named(item, titles) for item in item_ids]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def explain(

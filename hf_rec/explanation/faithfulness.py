@@ -36,8 +36,8 @@ def normalised_area(
 ) -> tuple[float, float, float]:
     """The area under the mean curve of several users, with its 95 % confidence interval over the users.
 
-    The unit is the mean gap between the scores with and without a history: 1 is a curve that stays at the score with the
-    whole history, 0 one that stays at the score without any. The interval is that of a bootstrap over users.
+    The unit is the mean gap between the scores with and without a history: 1 is a curve that stays at the score with
+    the whole history, 0 one that stays at the score without any. The interval is that of a bootstrap over users.
 
     Args:
         scores: (users, points), of [`curves`].
