@@ -25,7 +25,7 @@ OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 OTHER = "#999999"
 NAMED_ITEMS = 24  # whose titles are written on the map
-SVG = "http://www.w3.org/2000/svg"
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 
 @dataclass
@@ -46,10 +46,11 @@ class Picture:
 
     def svg(self) -> str:
         """An `<svg>` element to put into a page."""
-        with matplotlib().rc_context({"svg.hashsalt": "hf_rec"}):
-            written = io.BytesIO()
-            self.figure.savefig(written, format="svg", metadata={"Date": None})
-        ET.register_namespace("", SVG)
+        written = io.BytesIO()
+        with matplotlib().rc_context({"svg.hashsalt": "hf_rec", "svg.fonttype": "none"}):
+            self.figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        for prefix, namespace in (("", SVG), ("xlink", XLINK)):
+            ET.register_namespace(prefix, namespace)
         root = ET.fromstring(written.getvalue())
         groups = {group.get("id"): group for group in root.iter(f"{{{SVG}}}g")}
         for name, texts in self.hover.items():
@@ -107,7 +108,7 @@ def attention_picture(
     for layer in range(layers):
         for head in range(heads):
             axis = axes[layer, head]
-            mesh = axis.pcolormesh(weights[layer, head], cmap="cividis", vmin=0, vmax=weights.max())
+            mesh = axis.pcolormesh(weights[layer, head], cmap="cividis", vmin=0, vmax=weights.max(), edgecolors="face")
             mesh.set_gid(f"attention-{layer}-{head}")
             axis.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=9)
             hover[f"attention-{layer}-{head}"] = [
@@ -143,7 +144,7 @@ def flow_picture(
         ends = np.argwhere(parts > 0.002)  # thinner lines cannot be seen
         sizes = parts[ends[:, 0], ends[:, 1]]
         lines = [[(layer, key), (layer + 1, query)] for query, key in ends]
-        drawn = matplotlib_lines(lines, linewidths=0.5 + 16 * sizes, colors=OKABE_ITO[4], alpha=0.25 + 0.75 * sizes)
+        drawn = matplotlib_lines(lines, linewidths=0.5 + 16 * sizes, colors=OKABE_ITO[4], alpha=0.35 + 0.65 * sizes)
         drawn.set_gid(f"flow-{layer}")
         axis.add_collection(drawn)
         hover[f"flow-{layer}"] = [

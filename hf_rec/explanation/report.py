@@ -9,15 +9,18 @@ from .pictures import Picture, plain
 
 LISTED_EVENTS = 20
 STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 64rem; margin: auto; padding: 1rem }
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff }
+body { max-width: 64rem; margin: auto; padding: 1rem }
 h1 { font-size: 1.5rem; line-height: 1.3 } h2 { font-size: 1.2rem; margin-top: 2rem }
-table { border-collapse: collapse; width: 100%; table-layout: fixed } td, th { padding: .25rem .5rem; text-align: left }
-td:first-child, th:first-child { width: 48% ; overflow-wrap: anywhere } th { border-bottom: 1px solid #999 }
-td:nth-child(2), th:nth-child(2) { width: 5.5rem; text-align: right; font-variant-numeric: tabular-nums }
-tr + tr td { border-top: 1px solid #eee } .part td { color: #555; font-size: .9rem } .part td:first-child { padding-left: 2rem }
+table { border-collapse: collapse; width: 100%; table-layout: fixed }
+td, th { padding: .25rem .5rem; text-align: left }
+td:first-child, th:first-child { width: 42%; overflow-wrap: anywhere } th { border-bottom: 1px solid #999 }
+td:nth-child(2), th:nth-child(2) { width: 4.2rem; text-align: right; font-variant-numeric: tabular-nums }
+tr + tr td { border-top: 1px solid #eee }
+.part td { color: #555; font-size: .9rem } .part td:first-child { padding-left: 2rem }
 .bar { height: .8rem; position: relative; background: linear-gradient(#999, #999) 50%/1px 100% no-repeat }
 .bar i { position: absolute; top: 0; bottom: 0 } .up { background: #0072B2 } .down { background: #D55E00 }
-.key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem } .note { color: #555 }
+.key span { white-space: nowrap } .key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem }
 .picture { overflow-x: auto } .picture svg { width: 100%; min-width: 44rem; height: auto }
 .picture use:hover, .picture path:hover { stroke: #D55E00; stroke-width: 2 }
 """
@@ -94,9 +97,10 @@ def history_table(explanation: Explanation, titles: Mapping[str, str]) -> list[s
         rows.append(table_row(f"{len(explanation.events) - len(shown)} other events", others, scale))
     rows += [table_row(f"{name} of the request", value, scale) for name, value in explanation.request.items()]
     return [
-        '<p class="key">Latest event first.<i class="up"></i>raised the score<i class="down"></i>lowered it</p>',
+        '<p class="key">Latest event first.'
+        '<span><i class="up"></i>raised the score</span> <span><i class="down"></i>lowered it</span></p>',
         "<table>",
-        "<tr><th>item</th><th>attribution</th><th></th></tr>",
+        "<tr><th>item</th><th>effect</th><th></th></tr>",
         *rows,
         "</table>",
     ]
