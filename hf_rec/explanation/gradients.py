@@ -44,10 +44,11 @@ def gated_scores(game: HistoryGame, inputs: dict[str, torch.Tensor], gates: torc
     vectors = gated_vectors(game, inputs, gates)
     own = torch.ones_like(present[:, :1])
     weights = torch.cat([present[:, :-1], own] if config.is_decoder else [present, own], dim=1)
-    length = weights.shape[1]
-    mask = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()[:, None, None].expand(-1, 1, length, -1)
+    mask = weights.clamp(min=torch.finfo(weights.dtype).tiny).log()[
+        :, None, None
+    ]  # (rows, 1, 1 for all queries, keys)
     if config.is_decoder:
-        future = torch.ones(length, length, dtype=torch.bool, device=mask.device).triu(1)
+        future = torch.ones(events, events, dtype=torch.bool, device=mask.device).triu(1)
         mask = mask.masked_fill(future, torch.finfo(mask.dtype).min)
     encoded = model.base_model(
         inputs_embeds=vectors,

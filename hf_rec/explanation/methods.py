@@ -74,7 +74,8 @@ def lime(game: HistoryGame, seed: int = 0, samples: int = SAMPLES) -> torch.Tens
         to_interp_rep_transform=None,
     )
     everyone = torch.ones(1, len(game))
-    return surrogate.attribute(everyone, n_samples=samples, perturbations_per_eval=game.batch_size)[0].float()
+    with torch.random.fork_rng(devices=[]):  # captum draws from the generator of the process
+        return surrogate.attribute(everyone, n_samples=samples, perturbations_per_eval=game.batch_size)[0].float()
 
 
 __all__ = ["lime", "occlusion", "shapley"]

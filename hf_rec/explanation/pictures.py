@@ -21,6 +21,7 @@ from .gradients import check_torch
 
 LAST_EVENTS = 12  # that a picture of attention shows
 TITLE_LENGTH = 28  # that fits beside a picture; the whole title is shown on hover
+CHARACTER = 0.12  # inches of a wide character in the size of titles
 OKABE_ITO = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 OTHER = "#999999"
@@ -42,13 +43,18 @@ class Picture:
 
     def save(self, path: str | Path) -> None:
         """Write a PNG."""
-        self.figure.savefig(path, format="png", dpi=110)
+        self.figure.savefig(path, format="png", dpi=110, bbox_inches="tight")
 
     def svg(self) -> str:
         """An `<svg>` element to put into a page."""
         written = io.BytesIO()
         with matplotlib().rc_context({"svg.hashsalt": "hf_rec", "svg.fonttype": "none"}):
-            self.figure.savefig(written, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+            self.figure.savefig(
+                written,
+                format="svg",
+                bbox_inches="tight",
+                metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")),
+            )
         for prefix, namespace in (("", SVG), ("xlink", XLINK)):
             ET.register_namespace(prefix, namespace)
         root = ET.fromstring(written.getvalue())
@@ -86,6 +92,11 @@ def short(title: str) -> str:
     return title if len(title) <= TITLE_LENGTH else f"{title[: TITLE_LENGTH - 1].rstrip()}…"
 
 
+def room_for(names: Sequence[str]) -> float:
+    """Inches that the longest of the titles takes at most."""
+    return CHARACTER * max(len(short(name)) for name in names)
+
+
 def position_titles(game: HistoryGame, titles: Mapping[str, str]) -> list[str]:
     """A title for each position that the model reads."""
     items = [game.items[place] for place in game.window.places]
@@ -102,8 +113,8 @@ def attention_picture(
     kept = slice(-(last_events + (not game.config.is_decoder)), None)
     weights, names = weights[..., kept, kept].numpy(), names[kept]
     layers, heads, count = weights.shape[:3]
-    side = 0.8 + 0.2 * count
-    figure = matplotlib().figure.Figure((2.6 + side * heads, 2.2 + side * layers), layout="constrained")
+    side, room = 0.8 + 0.2 * count, room_for(names)
+    figure = matplotlib().figure.Figure((1.2 + room + side * heads, 0.6 + room + side * layers), layout="constrained")
     axes, hover = figure.subplots(layers, heads, squeeze=False, sharex=True, sharey=True), {}
     for layer in range(layers):
         for head in range(heads):
@@ -138,7 +149,7 @@ def flow_picture(
     first = max(len(names) - last_events - (not game.config.is_decoder), 0)
     steps, names = steps[:, first:, first:], names[first:]
     layers, count = len(steps), len(names)
-    figure = matplotlib().figure.Figure((8.5, 1.2 + 0.33 * count), layout="constrained")
+    figure = matplotlib().figure.Figure((6.5 + room_for(names), 1.2 + 0.33 * count), layout="constrained")
     axis, hover = figure.subplots(), {}
     for layer, parts in enumerate(steps):
         ends = np.argwhere(parts > 0.002)  # thinner lines cannot be seen
@@ -192,7 +203,7 @@ def item_map(recommend: RecommendationPipeline, method: str = "tsne", seed: int 
     if method not in ("tsne", "umap"):
         raise ValueError(f"a map is made by 'tsne' or 'umap', got {method!r}")
     gone = {*recommend.model.config.unavailable_ids}
-    items = {item: index for item, index in recommend.id_of_item.items() if index not in gone}
+    items = {item: index for index, item in sorted(recommend.item_of_id.items()) if index not in gone}
     if len(items) < 4:
         raise ValueError(f"a map needs at least four items, got {len(items)}")
     with torch.inference_mode():

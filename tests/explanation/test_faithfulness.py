@@ -1,0 +1,59 @@
+"""Deletion and insertion curves."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_model
+from transformers import pipeline
+
+from hf_rec import ItemTokenizer
+from hf_rec.explanation import HistoryGame, curves, normalised_area
+
+SHARES = np.linspace(0, 1, 5)
+
+
+class AdditiveGame:
+    """Each player adds its weight to a score of 10."""
+
+    base_score = 10.0
+
+    def __init__(self, weights):
+        self.weights = torch.tensor(weights)
+
+    def __len__(self):
+        return len(self.weights)
+
+    def value(self, present):
+        return self.base_score + torch.as_tensor(present).float() @ self.weights
+
+
+def test_curves_remove_and_add_the_events_of_the_largest_attribution_first():
+    game = AdditiveGame([1.0, 4.0, 2.0, 3.0])
+    deletion, insertion = curves(game, [1, 4, 2, 3], SHARES)
+    assert deletion.tolist() == [10, 6, 3, 1, 0]
+    assert insertion.tolist() == [0, 4, 7, 9, 10]
+    deletion, insertion = curves(game, [4, 1, 3, 2], SHARES)
+    assert deletion.tolist() == [10, 9, 7, 4, 0]
+    assert insertion.tolist() == [0, 1, 3, 6, 10]
+
+
+def test_a_share_is_rounded_up_to_whole_events_and_ties_keep_their_order():
+    deletion, insertion = curves(AdditiveGame([1.0, 2.0]), [0, 0], SHARES)
+    assert deletion.tolist() == [3, 2, 2, 0, 0]
+    assert insertion.tolist() == [0, 1, 1, 3, 3]
+
+
+def test_the_ends_of_the_curves_are_the_scores_with_and_without_a_history():
+    tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
+    model = small_model(len(tokenizer), is_decoder=True)
+    game = HistoryGame(pipeline("recommendation", model=model, tokenizer=tokenizer), ["item-1", "item-2"], "item-3")
+    deletion, insertion = curves(game, [0.5, 0.1])
+    gap = game.score - game.base_score
+    assert [deletion[0], deletion[-1], insertion[0], insertion[-1]] == pytest.approx([gap, 0, 0, gap], abs=1e-5)
+
+
+def test_the_area_is_that_of_the_mean_curve_over_the_mean_gap():
+    scores = np.array([[4.0, 2.0, 0.0], [8.0, 8.0, 0.0]])
+    area, low, high = normalised_area(scores, np.array([4.0, 8.0]), np.linspace(0, 1, 3))
+    assert area == pytest.approx((2 + 6) / (4 + 8))
+    assert (low, high) == (pytest.approx(0.5), pytest.approx(0.75))  # of one user twice
