@@ -9,7 +9,7 @@ from transformers import HfArgumentParser, PreTrainedModel
 from ..explanation.counterfactual import Counterfactual, counterfactual
 from ..explanation.explain import DEFAULT_METHOD, METHODS, Explanation, explain
 from ..explanation.game import HistoryGame
-from ..explanation.pictures import attention_picture, flow_picture
+from ..explanation.pictures import attention_picture, flow_picture, plain
 from ..explanation.report import report, shown_events
 from ..hub.folder import write_json
 from ..model.pipeline_bert4rec import RecommendationPipeline
@@ -64,7 +64,8 @@ class TitleArguments:
 
     def read_titles(self) -> dict[str, str]:
         """The title of each item, by its id; none without a table."""
-        return read_titles(self, self.item_column) if self.titles_file else {}
+        titles = read_titles(self, self.item_column) if self.titles_file else {}
+        return {item: plain(title) for item, title in titles.items() if title is not None}
 
 
 def main(arguments: list[str] | None = None) -> None:

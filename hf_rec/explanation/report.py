@@ -39,8 +39,8 @@ def report(
         counterfactual: Of the same item.
         pictures: Pictures by their headings.
     """
-    titles = titles or {}
-    sentence = explanation.sentence({item: plain(title) for item, title in titles.items()})
+    titles = {item: plain(title) for item, title in (titles or {}).items()}
+    sentence = explanation.sentence(titles)
     parts = [f"<h1>{emphasised(sentence)}</h1>", f"<p>{escape(summary(explanation))}</p>"]
     if counterfactual is not None:
         parts.append(f"<p>{emphasised(counterfactual.sentence(titles))}</p>")
@@ -91,7 +91,7 @@ def history_table(explanation: Explanation, titles: Mapping[str, str]) -> list[s
     rows = []
     for place in shown:
         event = explanation.events[place]
-        rows.append(table_row(plain(titles.get(event.item_id, event.item_id)), event.attribution, scale))
+        rows.append(table_row(titles.get(event.item_id, event.item_id), event.attribution, scale))
         rows += [table_row(name, value, scale, "part") for name, value in event.features.items()]
     if len(shown) < len(explanation.events):
         rows.append(table_row(f"{len(explanation.events) - len(shown)} other events", others, scale))
