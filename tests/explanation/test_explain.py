@@ -51,6 +51,12 @@ ALL = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture
+def few_samples(monkeypatch):
+    """The surrogate is fitted to fewer samples, in less time."""
+    monkeypatch.setattr(lime, "__defaults__", (0, 60))
+
+
 def values_of(explanation: Explanation) -> list[float]:
     return [event.attribution for event in explanation.events]
 
@@ -158,6 +164,7 @@ def test_the_surrogate_counts_what_is_near_the_whole_history():
 
 @ALL
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("few_samples")
 def test_numbers_are_the_same_alone_in_a_batch_and_with_the_same_seed(recommend, history, method):
     pairs = [(history, "item-9"), (["item-1"], "item-4"), ([f"item-{number}" for number in range(8)], "item-19")]
     together = explain_all(recommend, *zip(*pairs, strict=True), method)
@@ -174,6 +181,7 @@ def test_numbers_are_the_same_alone_in_a_batch_and_with_the_same_seed(recommend,
 
 @pytest.mark.parametrize("recommend", PLAIN.values(), ids=["encoder", "decoder"])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.usefixtures("few_samples")
 def test_events_that_are_not_read_have_no_part(recommend, method):
     history = ["item-19", "item-0", "unheard of", *(f"item-{number}" for number in range(1, 8)), "nobody"]
     found = explain(recommend, history, "item-12", method)

@@ -1,13 +1,24 @@
 """Deletion and insertion curves."""
 
+import json
+import sys
+
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from conftest import small_model
 from transformers import pipeline
 
 from hf_rec import ItemTokenizer
-from hf_rec.explanation import HistoryGame, curves, normalised_area
+from hf_rec.data.demo_log import shop_log
+from hf_rec.hub.folder import save_recommender
+
+pytest.importorskip("captum")
+
+import explain_faithfulness
+
+from hf_rec.explanation import METHODS, HistoryGame, curves, normalised_area
 
 SHARES = np.linspace(0, 1, 5)
 
@@ -57,3 +68,23 @@ def test_the_area_is_that_of_the_mean_curve_over_the_mean_gap():
     area, low, high = normalised_area(scores, np.array([4.0, 8.0]), np.linspace(0, 1, 3))
     assert area == pytest.approx((2 + 6) / (4 + 8))
     assert (low, high) == (pytest.approx(0.5), pytest.approx(0.75))  # of one user twice
+
+
+def test_the_script_prints_a_row_for_each_method(tmp_path, monkeypatch, capsys):
+    log = shop_log(num_users=30)[0]
+    pyarrow.parquet.write_table(log, tmp_path / "log.parquet")
+    tokenizer = ItemTokenizer.from_items(sorted({*log["item_id"].to_pylist()}), max_length=8)
+    save_recommender(tmp_path / "model", small_model(len(tokenizer), is_decoder=False), tokenizer)
+    options = ["--model_name_or_path", tmp_path / "model", "--train_file", tmp_path / "log.parquet"]
+    options += ["--users", 2, "--output_file", tmp_path / "found.json"]
+    monkeypatch.setattr(METHODS["lime"], "__defaults__", (0, 60))
+    monkeypatch.setattr(sys, "argv", ["explain_faithfulness.py", *map(str, options)])
+    explain_faithfulness.main()
+    printed = capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [*found["methods"]] == ["random order", *METHODS]
+    for name, result in found["methods"].items():
+        assert f"| {name} | {result['areas']['deletion'][0]:.3f} [" in printed
+        deletion, insertion = (result["curves"][curve] for curve in ("deletion", "insertion"))
+        assert [deletion[0], deletion[-1], insertion[0], insertion[-1]] == pytest.approx([1, 0, 0, 1], abs=1e-4)
+        assert result["areas"]["deletion"][0] == pytest.approx(np.trapezoid(deletion, found["shares"]))
