@@ -19,7 +19,7 @@ METHODS: dict[str, Method] = {
     "lime": lime,
     "rollout": attention_rollout,
 }
-DEFAULT_METHOD = "occlusion"
+DEFAULT_METHOD = "integrated-gradients"  # the most faithful for its cost: docs/explanations.md
 REASONS = 3  # items that a sentence names
 
 
@@ -121,10 +121,11 @@ def explain(
     An event that is absent is removed from the sequence, as if it had never happened; only events that the model reads
     can be absent. All methods measure from there:
 
+    - "integrated-gradients": the gradient along a path from no history to the whole one. The values sum to `score -
+      base_score`.
     - "occlusion": the fall of the score without the event alone. Exact, one batch.
-    - "shapley": the mean fall over random orders of the events. The values sum to `score - base_score`.
+    - "shapley": the mean contribution over random orders of the events; the same sum, and the most faithful and slow.
     - "lime": the coefficients of a linear model of the score, fitted to random subsets of the history.
-    - "integrated-gradients": the gradient along a path from no history to the whole one; sums as Shapley values do.
     - "rollout": shares of attention, which do not depend on the item.
 
     Args:

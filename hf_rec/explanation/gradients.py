@@ -26,7 +26,8 @@ def integrated_gradients(game: HistoryGame, _seed: int = 0, steps: int = STEPS) 
 def check_torch(recommend: RecommendationPipeline) -> None:
     if not isinstance(recommend.model, torch.nn.Module):
         raise ValueError(
-            f"this method reads the inside of the model, which {recommend!r} does not have; open the model"
+            f"this reads the inside of the model, which {recommend!r} does not have; give method='occlusion', or open "
+            "the model itself"
         )
 
 

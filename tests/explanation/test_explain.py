@@ -53,8 +53,9 @@ ALL = pytest.mark.parametrize(
 
 @pytest.fixture
 def few_samples(monkeypatch):
-    """The surrogate is fitted to fewer samples, in less time."""
+    """The methods that sample take less time."""
     monkeypatch.setattr(lime, "__defaults__", (0, 60))
+    monkeypatch.setattr(shapley, "__defaults__", (0, 3))
 
 
 def values_of(explanation: Explanation) -> list[float]:
@@ -142,7 +143,7 @@ def test_shapley_values_sum_to_the_score_less_that_without_a_history(recommend, 
 def test_shapley_values_are_near_those_of_all_subsets(recommend):
     game = HistoryGame(recommend, HISTORY[:3], "item-9")
     expected = exact_shapley(game, 3)
-    assert shapley(game, permutations=400).tolist() == pytest.approx(expected, abs=0.1 * max(map(abs, expected)))
+    assert shapley(game, permutations=150).tolist() == pytest.approx(expected, abs=0.2 * max(map(abs, expected)))
 
 
 def test_shapley_values_of_an_additive_score_are_its_parts():

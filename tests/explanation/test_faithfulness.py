@@ -78,6 +78,7 @@ def test_the_script_prints_a_row_for_each_method(tmp_path, monkeypatch, capsys):
     options = ["--model_name_or_path", tmp_path / "model", "--train_file", tmp_path / "log.parquet"]
     options += ["--users", 2, "--output_file", tmp_path / "found.json"]
     monkeypatch.setattr(METHODS["lime"], "__defaults__", (0, 60))
+    monkeypatch.setattr(METHODS["shapley"], "__defaults__", (0, 3))
     monkeypatch.setattr(sys, "argv", ["explain_faithfulness.py", *map(str, options)])
     explain_faithfulness.main()
     printed = capsys.readouterr().out
