@@ -21,19 +21,25 @@ from hf_rec.explanation import METHODS, HistoryGame
 from hf_rec.explanation.faithfulness import SHARES, curves, normalised_area
 
 
+def random_order(game: HistoryGame, seed: int) -> torch.Tensor:
+    """(players,) attributions of chance."""
+    return torch.rand(len(game), generator=torch.Generator().manual_seed(seed))
+
+
+MEASURED = {"random order": random_order, **METHODS}
+
+
 @dataclass
 class FaithfulnessArguments:
     """What is measured."""
 
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
-    users: int = field(default=100, metadata={"help": "Test users that are drawn."})
+    users: int = field(default=60, metadata={"help": "Test users that are drawn."})
     seed: int = field(default=0, metadata={"help": "Seed of the draw and of the methods that sample."})
+    methods: list[str] = field(
+        default_factory=lambda: [*MEASURED], metadata={"help": "Methods that are measured; default: all."}
+    )
     output_file: Path | None = field(default=None, metadata={"help": "Also write the results and curves as JSON."})
-
-
-def random_order(game: HistoryGame, seed: int) -> torch.Tensor:
-    """(players,) attributions of chance."""
-    return torch.rand(len(game), generator=torch.Generator().manual_seed(seed))
 
 
 def measure(recommend, histories: list, method, seed: int) -> dict[str, np.ndarray]:
@@ -64,8 +70,8 @@ def main() -> None:
     print(f"{len(histories)} users, seed {args.seed}, {torch.get_num_threads()} thread(s)\n")
     print("| method | deletion area | insertion area | ms per explanation |\n|---|---:|---:|---:|")
     results = {}
-    for name, method in {"random order": random_order, **METHODS}.items():
-        found = measure(recommend, histories, method, args.seed)
+    for name in args.methods:
+        found = measure(recommend, histories, MEASURED[name], args.seed)
         areas = {curve: normalised_area(found[curve], found["gaps"]) for curve in ("deletion", "insertion")}
         cost = 1000 * float(np.median(found["seconds"]))
         cells = [f"{area:.3f} [{low:.3f}, {high:.3f}]" for area, low, high in areas.values()]

@@ -70,6 +70,7 @@ class Picture:
 def matplotlib():
     """`matplotlib`, which the extra `explanation` installs."""
     try:
+        import matplotlib.collections
         import matplotlib.figure
     except ImportError as error:
         raise ImportError("pictures need matplotlib: pip install 'hf_rec[explanation]'") from error
@@ -155,7 +156,9 @@ def flow_picture(
         ends = np.argwhere(parts > 0.002)  # thinner lines cannot be seen
         sizes = parts[ends[:, 0], ends[:, 1]]
         lines = [[(layer, key), (layer + 1, query)] for query, key in ends]
-        drawn = matplotlib_lines(lines, linewidths=0.5 + 16 * sizes, colors=OKABE_ITO[4], alpha=0.35 + 0.65 * sizes)
+        drawn = matplotlib().collections.LineCollection(
+            lines, linewidths=0.5 + 16 * sizes, colors=OKABE_ITO[4], alpha=0.35 + 0.65 * sizes
+        )
         drawn.set_gid(f"flow-{layer}")
         axis.add_collection(drawn)
         hover[f"flow-{layer}"] = [
@@ -181,12 +184,6 @@ def flow_picture(
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
     return Picture(figure, hover)
-
-
-def matplotlib_lines(lines, **options):
-    from matplotlib.collections import LineCollection
-
-    return LineCollection(lines, **options)
 
 
 def item_map(recommend: RecommendationPipeline, method: str = "tsne", seed: int = 0) -> tuple[list[str], np.ndarray]:

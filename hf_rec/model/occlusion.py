@@ -67,7 +67,8 @@ def build_subsets(
             codes = codes * known[rows, places]
         codes = np.split(codes, (counts + 1).cumsum()[:-1])
     inputs = build_inputs(config, [ids.tolist() for ids in histories], codes, request=True)
-    return inputs | {"banned_ids": pad_rows([[*banned_ids] or [config.pad_token_id]] * len(present), 0)[0]}
+    banned = [*banned_ids] or [config.pad_token_id]  # an exported graph needs one
+    return inputs | {"banned_ids": pad_rows([banned] * len(present), config.pad_token_id)[0]}
 
 
 def recompute_differences(config: Bert4RecConfig, window: Window, present: np.ndarray, codes: np.ndarray) -> None:
@@ -89,9 +90,9 @@ def item_scores(model, item_ids: torch.Tensor, **inputs) -> torch.Tensor:
 
     They are those of [`next_scores`] before bans; no other item is scored.
     """
-    banned = {name: tensor for name, tensor in inputs.items() if name != "banned_ids"}
-    positions = banned.pop("logits_to_keep")
-    encoded = model.base_model(**banned, positions_to_keep=positions, use_cache=False)
+    read = {name: tensor for name, tensor in inputs.items() if name not in ("banned_ids", "logits_to_keep")}
+    positions = inputs["logits_to_keep"]
+    encoded = model.base_model(**read, positions_to_keep=positions, use_cache=False)
     states = encoded.last_hidden_state[:, 0]
     scores = states @ model.scoring_items(item_ids).t() + model.scores.bias[item_ids]
     if model.config.use_repeat_bias:
