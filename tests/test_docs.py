@@ -19,8 +19,10 @@ from hf_rec import Bert4RecConfig
 from hf_rec.cli.add_items import AddItemsArguments
 from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
+from hf_rec.cli.explain import ExplainArguments, TitleArguments
 from hf_rec.cli.export import ExportArguments
 from hf_rec.cli.main import COMMANDS
+from hf_rec.cli.map_items import MapArguments
 from hf_rec.cli.recommend import RecommendArguments
 from hf_rec.cli.task import TaskArguments
 from hf_rec.cli.train import DataArguments, ModelArguments
@@ -34,11 +36,16 @@ REPOSITORY = Path(__file__).parents[1]
 DOCS = REPOSITORY / "docs"
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glob("*.md"))}
 NOTEBOOK = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
-PACKAGES = ["hf_rec", *(f"hf_rec.{room}" for room in ("data", "evaluation", "hub", "serving", "training"))]
+PACKAGES = [
+    "hf_rec",
+    *(f"hf_rec.{room}" for room in ("data", "evaluation", "explanation", "hub", "serving", "training")),
+]
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
     "evaluate": (EvaluationArguments, DataArguments),
     "recommend": RecommendArguments,
+    "explain": (ExplainArguments, TitleArguments),
+    "map-items": (MapArguments, TitleArguments),
     "export": ExportArguments,
     "embed": EmbedArguments,
     "add-items": AddItemsArguments,

@@ -10,6 +10,8 @@ COMMANDS = {
     "train": "train a recommender on an interaction log and evaluate it",
     "evaluate": "evaluate a saved recommender or classifier beside baselines",
     "recommend": "recommend for a history, or for every user of a log",
+    "explain": "explain why an item is recommended, in words and pictures",
+    "map-items": "draw a map of the items of a recommender",
     "add-items": "add new items to a saved recommender",
     "embed": "add vectors of texts, images or sounds to a table of items",
     "export": "export a saved recommender to an ONNX graph",

@@ -15,11 +15,13 @@ from transformers.utils import logging
 
 from .features import MISSING_TIME, TIMES, Feature, category_name, encode
 from .inputs import build_request, pad_rows
+from .occlusion import Window, build_subsets, item_scores, leave_one_out_rows
 from .ranking import top_items
 
 logger = logging.get_logger(__name__)
 
 ITEMS, REQUEST, TIME, CANDIDATES = "item_ids", "request", "time", "candidates"
+MOST_REASONS = 3  # items that are named as reasons for one item
 
 
 class HistoryPipeline(Pipeline):
@@ -107,6 +109,19 @@ class HistoryPipeline(Pipeline):
             warn_of_unknown(feature, values, codes[-1])
         return ids, np.stack(codes, axis=1)
 
+    def read_window(self, row: Mapping[str, Any]) -> Window:
+        """The events of a history that the model reads."""
+        ids, codes = self.read(row)
+        items, columns, request = self.check_columns(row)
+        known = [index for index, item in enumerate(items) if item in self.id_of_item]
+        start, times = max(len(ids) - self.model.config.max_position_embeddings + 1, 0), None
+        relative = next((feature for feature in self.readers if feature.relative), None)
+        if relative is not None:
+            values = column_values(relative, columns, request, known)
+            times = np.array([MISSING_TIME, *values])[start:]
+        codes = None if codes is None else codes[start:]
+        return Window(np.array(ids[start:], dtype=np.int64), np.array(known[start:], dtype=np.int64), codes, times)
+
     def check_columns(self, row: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
         """The items of a history, its other columns and its request, if the model reads them all.
 
@@ -160,6 +175,9 @@ class RecommendationPipeline(HistoryPipeline):
         candidates: Item ids to choose from; the whole catalogue if None. With a list of histories also a list of ids
             for each of them; a dictionary may have its own as "candidates".
         blocked: Item ids that are left out.
+        explain: Whether each entry says `because` of which items of the history it is recommended: a list of at most
+            three `{"item_id", "attribution"}`, those without which its score would fall the most, the first the most.
+            It costs one more batch for each history, with a row for each event that is read.
         batch_size: Histories that are computed together.
 
     Raises:
@@ -170,8 +188,10 @@ class RecommendationPipeline(HistoryPipeline):
 
     options = (CANDIDATES,)
 
-    def _sanitize_parameters(self, top_k=None, exclude_seen=None, candidates=None, blocked=None):
+    def _sanitize_parameters(self, top_k=None, exclude_seen=None, candidates=None, blocked=None, explain=None):
         preprocess, forward = {}, {}
+        if explain is not None:
+            preprocess["explain"] = explain
         if top_k is not None:
             forward["top_k"] = check_count(top_k, "top_k")
         if exclude_seen is not None:
@@ -194,7 +214,7 @@ class RecommendationPipeline(HistoryPipeline):
             kwargs["candidates"] = candidates
         return super().by_length(histories, **kwargs)
 
-    def preprocess(self, histories, exclude_seen=None, blocked=(), candidates=None):
+    def preprocess(self, histories, exclude_seen=None, blocked=(), candidates=None, explain=False):
         config = self.model.config
         rows = [as_row(history) for history in histories]
         ids, event_features = zip(*map(self.read, rows), strict=True)
@@ -204,7 +224,36 @@ class RecommendationPipeline(HistoryPipeline):
         if any(items is not None for items in given):
             allowed = [self.candidate_ids(items) for items in given]
             inputs["candidate_ids"] = pad_rows(allowed, config.pad_token_id)[0]
+        if explain:
+            inputs["occluded"] = [self.occlude(row) for row in rows]
         return inputs
+
+    def occlude(self, row) -> dict[str, torch.Tensor]:
+        """A batch of a history and of what is left of it without each of its events."""
+        window = self.read_window(row)
+        return build_subsets(self.model.config, window, leave_one_out_rows(len(window)))
+
+    def forward(self, inputs, **parameters):
+        occluded = inputs.pop("occluded", None)
+        outputs = super().forward(inputs, **parameters)
+        if occluded is not None:
+            outputs["because"] = [self.reasons(rows, ids) for rows, ids in zip(occluded, outputs["ids"], strict=True)]
+        return outputs
+
+    def reasons(self, rows: dict[str, torch.Tensor], item_ids: torch.Tensor) -> list[list[dict]]:
+        """For each of the ids the items of the history without which its score would fall the most."""
+        read = [index for index in rows["input_ids"][0].tolist() if index not in self.model.config.special_token_ids]
+        with torch.inference_mode(), self.device_placement():
+            scores = self.item_scores(self._ensure_tensor_on_device(rows, self.device), item_ids).cpu().float()
+        falls, places = (scores[:1] - scores[1:]).sort(dim=0, descending=True, stable=True)  # (events, items)
+        return [
+            largest_falls([self.item_of_id[read[place]] for place in order], sizes)
+            for order, sizes in zip(places.t().tolist(), falls.t().tolist(), strict=True)
+        ]
+
+    def item_scores(self, inputs: dict[str, torch.Tensor], item_ids: torch.Tensor) -> torch.Tensor:
+        """(rows, items) scores of (items,) ids, for inputs of [`build_request`]."""
+        return item_scores(self.model, item_ids.to(self.device), **inputs)
 
     def candidate_ids(self, items) -> list[int]:
         """Ascending distinct ids of the candidates; of all items if None are given."""
@@ -229,7 +278,7 @@ class RecommendationPipeline(HistoryPipeline):
         return {"ids": ids, "scores": scores}
 
     def postprocess(self, outputs):
-        return [
+        lists = [
             [
                 {"item_id": self.item_of_id[index], "score": score}
                 for index, score in zip(ids, scores, strict=True)
@@ -237,6 +286,19 @@ class RecommendationPipeline(HistoryPipeline):
             ]
             for ids, scores in zip(outputs["ids"].tolist(), outputs["scores"].tolist(), strict=True)
         ]
+        for entries, reasons in zip(lists, outputs.get("because", ()), strict=False):
+            for entry, because in zip(entries, reasons, strict=False):  # a list may end early
+                entry["because"] = because
+        return lists
+
+
+def largest_falls(items: Sequence[str], falls: Sequence[float]) -> list[dict]:
+    """The first distinct items with a fall above 0, which come largest first."""
+    found = {}
+    for item, fall in zip(items, falls, strict=True):
+        if fall > 0 and len(found) < MOST_REASONS:
+            found.setdefault(item, fall)
+    return [{"item_id": item, "attribution": fall} for item, fall in found.items()]
 
 
 def check_vocabulary(tokenizer, vocabulary: Mapping[str, int], config) -> None:

@@ -81,6 +81,9 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
             raise ValueError(f"top_k is {top_k}, but the graph was exported with top_k={exported}; export it anew")
         return self.checked(outputs["ids"][:, :top_k], outputs["best"][:, :top_k])
 
+    def item_scores(self, inputs, item_ids):
+        return self.model(**inputs)["scores"].index_select(1, item_ids)
+
 
 def reopen(kind: type, folder: str, session_options: dict) -> OnnxRecommendationPipeline:
     """Open an export again, in the process that unpickles it."""

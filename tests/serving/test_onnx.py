@@ -110,6 +110,33 @@ def test_lists_and_scores_are_those_of_the_model_for_any_batch_and_length(pipeli
     assert_same(fast(histories, top_k=15, exclude_seen=False), slow(histories, top_k=15, exclude_seen=False))
 
 
+@given(histories=st.lists(ids_of_history, min_size=1, max_size=4))
+@settings(max_examples=5)
+def test_reasons_are_those_of_the_model(pipelines, histories):
+    slow, fast = pipelines
+    for one, other in zip(fast(histories, explain=True), slow(histories, explain=True), strict=True):
+        for entry, expected in zip(one, other, strict=True):
+            falls = [{reason["item_id"]: reason["attribution"] for reason in e["because"]} for e in (entry, expected)]
+            assert falls[0] == pytest.approx(falls[1], abs=1e-4)
+
+
+@of_kinds("decoder with features")
+def test_methods_that_read_scores_explain_an_export_and_others_say_so(pipelines):
+    pytest.importorskip("captum")
+    from hf_rec.explanation import counterfactual, explain
+
+    slow, fast = pipelines
+    history, item = ["item-1", "item-2", "item-1"], slow(["item-1", "item-2"])[0]["item_id"]
+    for method in ("occlusion", "shapley"):
+        found, expected = explain(fast, history, item, method), explain(slow, history, item, method)
+        values = [[event.attribution for event in one.events] for one in (found, expected)]
+        assert values[0] == pytest.approx(values[1], abs=1e-4)
+    assert counterfactual(fast, history, item) == counterfactual(slow, history, item)
+    for method in ("integrated-gradients", "rollout"):
+        with pytest.raises(ValueError, match="inside of the model.*method='occlusion'"):
+            explain(fast, history, item, method)
+
+
 def with_columns(items: list[str], rng: np.random.Generator) -> dict:
     """A history with values for its columns and request, some of them missing."""
     count = len(items)

@@ -1,0 +1,68 @@
+"""Draw a map of the items of a recommender: items that it takes for similar are near each other."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser, pipeline
+
+from ..data.files import read_table
+from ..explanation.pictures import item_map, map_picture
+from ..explanation.report import page
+from .explain import TitleArguments
+
+
+@dataclass
+class MapArguments:
+    """The model and the map."""
+
+    model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender."})
+    output_file: Path = field(metadata={"help": "A picture (.png), or a page that shows titles on hover (.html)."})
+    group_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column of --titles_file that colours the items, such as genres; of a list its first value."
+        },
+    )
+    method: str = field(default="tsne", metadata={"choices": ["tsne", "umap"], "help": "How the map is made."})
+    seed: int = field(default=0, metadata={"help": "Of the map."})
+
+    def __post_init__(self):
+        if self.output_file.suffix not in (".html", ".png"):
+            raise ValueError(f"--output_file ends in .html or .png, got {self.output_file}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = HfArgumentParser((MapArguments, TitleArguments), prog="hf-rec map-items", description=__doc__)
+    args, names = parser.parse_args_into_dataclasses(arguments)
+    titles, groups = names.read_titles(), read_groups(args, names)
+    recommend = pipeline("recommendation", model=args.model_name_or_path)
+    items, places = item_map(recommend, args.method, args.seed)
+    bias = recommend.model.scores.bias.detach().tolist()  # larger for popular items
+    popular = sorted(items, key=lambda item: -bias[recommend.id_of_item[item]])
+    picture = map_picture(items, places, titles, groups, popular)
+    if args.output_file.suffix == ".png":
+        picture.save(args.output_file)
+    else:
+        heading = f"Map of {len(items):,} items"
+        parts = [f"<h1>{heading}</h1>", f'<div class="picture">{picture.svg()}</div>']
+        args.output_file.write_text(page(heading, parts), encoding="utf-8")
+    print(f"{len(items):,} items: {args.output_file}")
+
+
+def read_groups(args: MapArguments, names: TitleArguments) -> dict[str, str]:
+    """The group of each item, by its id."""
+    if args.group_column is None:
+        return {}
+    if names.titles_file is None:
+        raise ValueError("--group_column is a column of --titles_file; give both")
+    table = read_table(names.titles_file, [names.item_column])
+    if missing := {names.item_column, args.group_column} - {*table.column_names}:
+        raise ValueError(f"no column {sorted(missing)} in {names.titles_file}, which has {table.column_names}")
+    values = table[args.group_column].to_pylist()
+    first = [(value or [None])[0] if isinstance(value, list) else value for value in values]
+    named = zip(map(str, table[names.item_column].to_pylist()), first, strict=True)
+    return {item: str(group) for item, group in named if group is not None}
+
+
+if __name__ == "__main__":
+    main()
