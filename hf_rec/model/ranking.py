@@ -1,6 +1,14 @@
 """From scores to a ranked list: what may be recommended is decided here, for evaluation and serving alike."""
 
 import torch
+from transformers.utils import logging
+
+from .rule_set import BatchRules, Variant
+from .selection import select
+
+logger = logging.get_logger(__name__)
+
+POOL = 100  # candidates of a list that is chosen item by item, at least
 
 
 def ban_items_(
@@ -41,6 +49,100 @@ def top_items(
     return places if candidate_ids is None else candidate_ids.gather(1, places), values
 
 
+def rank_items(
+    scores: torch.Tensor,
+    k: int,
+    candidate_ids: torch.Tensor | None = None,
+    rules: BatchRules | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As [`top_items`], by rules: the ranked lists of the pipeline, of the exported model and of evaluation.
+
+    Terms and bans of the rules are added to the scores. Where rules are about the list, it is chosen item by item from
+    the `max(100, 2 * k)` best items, and from ten times as many for the rows whose list is not full then.
+
+    Returns:
+        Ids and scores, those that the rules gave, in the order of the list.
+    """
+    if rules is None:
+        return top_items(scores, k, candidate_ids)
+    if candidate_ids is not None:
+        own = scores.gather(1, candidate_ids)
+        scores = torch.full_like(scores, -torch.inf).scatter(1, candidate_ids, own)
+    scores, width = rule_scores(scores, rules), min(k, scores.shape[1])
+    if not any(variant.is_greedy for variant, _ in rules.variants()):
+        ids, values = top_items(scores, k)
+    else:
+        ids = scores.new_zeros(len(scores), width, dtype=torch.long)
+        values = scores.new_full((len(scores), width), -torch.inf)
+        for variant, rows in rules.variants():
+            ids[rows], values[rows] = choose_items(scores[rows], width, variant, rules, rows)
+    if short := int((values[:, -1] == -torch.inf).sum()):
+        logger.warning(f"{short} of {len(values)} lists have fewer than {width} items, as the rules leave no more")
+    return ids, values
+
+
+def rule_scores(scores: torch.Tensor, rules: BatchRules) -> torch.Tensor:
+    """(rows, vocab_size) scores with the terms and bans of the rules, a copy where these change anything."""
+    variants = rules.variants()
+    if len(variants) == 1:
+        bias = variants[0][0].bias
+        return scores if bias is None else scores + bias
+    scores = scores.clone()
+    for variant, rows in variants:
+        if variant.bias is not None:
+            scores[rows] += variant.bias
+    return scores
+
+
+def choose_items(
+    scores: torch.Tensor, k: int, variant: Variant, rules: BatchRules, rows: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lists that are chosen item by item, for the (rows,) rows of a batch in which a variant of the rules holds.
+
+    Args:
+        scores: (rows, vocab_size), with the terms and bans of the rules.
+    """
+    if not variant.is_greedy:
+        return top_items(scores, k)
+    chosen = scores.new_zeros(len(scores), k, dtype=torch.long)
+    values = scores.new_full((len(scores), k), -torch.inf)
+    size, left = max(POOL, 2 * k), torch.arange(len(scores), device=scores.device)
+    while len(left):
+        size = min(size, scores.shape[1])
+        ids, own, free = gather_candidates(scores[left], size, k, variant)
+        objective = rules.rule_set.objective(variant.variety, rules.histories[rows[left]])
+        places = select(ids, own, k, objective, variant.constraints(free))
+        found = places >= 0
+        chosen[left] = ids.gather(1, places.clamp(min=0))
+        values[left] = own.gather(1, places.clamp(min=0)).masked_fill(~found, -torch.inf)
+        more = (own.masked_fill(~free, torch.inf).amin(-1) > -torch.inf) & ~found.all(-1)
+        left, size = left[more] if size < scores.shape[1] else left[:0], 10 * size
+    return chosen, values
+
+
+def gather_candidates(
+    scores: torch.Tensor, size: int, k: int, variant: Variant
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and scores of the candidates of lists, best first, and which are among the `size` best, all (rows, n).
+
+    The others are pinned items and the best of each group of a rule "at_least" that has few among the `size` best.
+    """
+    ids, values = top_items(scores, size)
+    more = [torch.tensor([[*variant.pins.values()]], device=ids.device, dtype=torch.long).expand(len(ids), -1)]
+    for mask in variant.masks:
+        if ((mask[ids] & (values > -torch.inf)).sum(-1) < k).any():
+            more.append(top_items(scores.masked_fill(~mask, -torch.inf), k)[0])
+    more = torch.cat(more, dim=1)
+    if not more.shape[1]:
+        return ids, values, torch.ones_like(ids, dtype=torch.bool)
+    more_values = scores.gather(1, more)
+    for place in range(more.shape[1]):
+        known = (ids == more[:, place : place + 1]).any(1) | (more[:, :place] == more[:, place : place + 1]).any(1)
+        more_values[:, place] = more_values[:, place].masked_fill(known, -torch.inf)
+    values, order = torch.cat([values, more_values], dim=1).sort(dim=1, descending=True, stable=True)
+    return torch.cat([ids, more], dim=1).gather(1, order), values, order < size
+
+
 def order_ties(scores: torch.Tensor, values: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The best values and their places, of equal values the lower place first; `topk` leaves that open."""
     left = values > -torch.inf
@@ -69,4 +171,4 @@ def target_rank(scores: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
     return (~(scores < own)).sum(-1, dtype=torch.int32).long()  # (rows,); the sum makes a copy of the mask in its type
 
 
-__all__ = ["ban_items_", "top_items", "target_rank"]
+__all__ = ["ban_items_", "rank_items", "rule_scores", "target_rank", "top_items"]

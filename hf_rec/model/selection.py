@@ -40,8 +40,12 @@ class Constraint:
         """Begin lists of a length, as [`Relevance.start`]."""
         raise NotImplementedError
 
-    def restrict(self, left: torch.Tensor, place: int) -> torch.Tensor:
-        """(rows, n) mask of the candidates that may stand at a place of the list, counted from 0, among those left."""
+    def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:
+        """(rows, n) mask of the candidates that may stand at a place of the list, counted from 0.
+
+        Args:
+            allowed: (rows, n) the candidates that are left and that the constraints before this one allow.
+        """
         raise NotImplementedError
 
     def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
@@ -61,7 +65,8 @@ def select(
         k: Length of the lists.
 
     Returns:
-        (rows, min(k, n)) places of the chosen candidates, -1 where none is left that may stand there.
+        (rows, min(k, n)) places of the chosen candidates. A list ends, with -1 from there on, where none is left that
+        may stand at the next place.
     """
     length = min(k, ids.shape[1])
     objective.start(ids, scores)
@@ -71,11 +76,11 @@ def select(
     for place in range(length):
         allowed = left
         for constraint in constraints:
-            allowed = allowed & constraint.restrict(left, place)
+            allowed = constraint.restrict(allowed, place)
         places = objective.gains().masked_fill(~allowed, -torch.inf).argmax(-1)
         found = allowed.gather(1, places.unsqueeze(1)).squeeze(1)
         chosen.append(torch.where(found, places, -1))
-        left = left.scatter(1, places.unsqueeze(1), left.gather(1, places.unsqueeze(1)) & ~found.unsqueeze(1))
+        left = left.scatter(1, places.unsqueeze(1), False) & found.unsqueeze(1)
         for part in (objective, *constraints):
             part.add(places, found)
     return torch.stack(chosen, 1)

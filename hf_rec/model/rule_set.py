@@ -1,0 +1,574 @@
+"""A rule set compiled against a catalogue: masks, terms of scores and constraints, computed once and reused."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+from transformers.utils import logging
+
+from .item_columns import ItemColumns
+from .rules import (
+    BY_MIX,
+    OBJECTIVES,
+    Allow,
+    AtLeast,
+    AtMost,
+    Boost,
+    Deny,
+    Eligible,
+    ExcludeSeen,
+    Pin,
+    Rule,
+    Variety,
+    Where,
+    label_rules,
+    parse_rules,
+)
+from .selection import Constraint, Relevance
+
+logger = logging.get_logger(__name__)
+
+DAY = 86_400  # seconds
+MOST_VARIANTS = 64  # of a rule set that are kept: 4 bytes an item each
+MOST_MEMBERSHIPS = 2**28  # items times categories, of a rule "variety" over a column
+
+
+class ItemBias(LogitsProcessor):
+    """Adds a term to the score of each item, -inf where it may not be listed.
+
+    `SequenceBiasLogitsProcessor` of Transformers does the same from a Python tuple for each item, which a catalogue is
+    too large for.
+
+    Args:
+        bias: (vocab_size,).
+    """
+
+    def __init__(self, bias: torch.Tensor):
+        self.bias = bias
+
+    def __call__(self, input_ids: torch.Tensor | None, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002
+        return scores + self.bias
+
+
+class PinsAndShares(Constraint):
+    """Pinned items at their places, and at least a share of each group among the first n.
+
+    Where a group falls behind, an item of it comes next. Groups are looked ahead for, so that several find room before
+    their places and around the pinned items. Candidates that were fetched for a group alone come only where a group is
+    behind, as better ones of no group may be missing among the candidates.
+
+    Args:
+        pins: Token ids by their places, counted from 0.
+        shares: (groups,).
+        masks: (groups, vocab_size).
+        free: (rows, n) the candidates with the best scores.
+    """
+
+    def __init__(self, pins: Mapping[int, int], shares: torch.Tensor, masks: torch.Tensor, free: torch.Tensor):
+        self.pins, self.shares, self.masks, self.free = pins, shares, masks, free
+
+    def start(self, ids: torch.Tensor, scores: torch.Tensor, length: int) -> None:
+        rows, device = len(ids), ids.device
+        known = scores > -torch.inf
+        self.pinned = {place: (ids == item) & known for place, item in self.pins.items()}
+        self.reserved = sum(self.pinned.values(), torch.zeros_like(known))
+        self.forced = []
+        if not len(self.masks):
+            return
+        groups = torch.arange(len(self.masks), device=device)
+        members = self.masks[:, ids]  # (groups, rows, n)
+        self.patterns = (members.long() << groups[:, None, None]).sum(
+            0
+        )  # (rows, n) the groups of a candidate, as bits
+        bits = torch.arange(2 ** len(groups), device=device) >> groups.unsqueeze(1)
+        self.member = (bits & 1).float()  # (groups, patterns)
+        numbers = torch.arange(1, length + 1, device=device)
+        self.needed = (self.shares.unsqueeze(1) * numbers + 1e-6).floor()  # (groups, length) of the first places
+        self.held = torch.zeros(len(groups), rows, device=device)
+        pinned_members = torch.zeros(len(groups), rows, length, device=device)
+        taken = torch.zeros(rows, length, device=device)
+        for place, own in self.pinned.items():
+            if place < length:
+                pinned_members[:, :, place] = (members & own).any(-1).float()
+                taken[:, place] = own.any(-1).float()
+        self.pinned_members, self.taken = pinned_members.cumsum(-1), taken.cumsum(-1)
+
+    def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:
+        fits, enough, forced = self.judge(allowed & ~self.reserved, place)
+        usual = allowed & ~self.reserved & fits & (self.free | forced.unsqueeze(1))
+        if place in self.pinned:
+            has_pin = self.pinned[place].any(-1)
+            usual = torch.where(has_pin.unsqueeze(1), allowed & self.pinned[place] & enough, usual)
+            forced = forced & ~has_pin
+        self.forced.append(forced)
+        return usual
+
+    def judge(self, allowed: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Which candidates are among those that leave most room for the groups, and which are enough for the groups at
+        this place, both (rows, n); and (rows,) whether an item of no group does not fit."""
+        if not len(self.masks):
+            everything = torch.ones_like(allowed)
+            return everything, everything, torch.zeros_like(allowed[:, 0])
+        coming = self.pinned_members[:, :, place:] - self.pinned_members[:, :, place : place + 1]
+        lacking = self.needed[:, None, place:] - self.held.unsqueeze(-1) - coming  # (groups, rows, later places)
+        lacking = (lacking.unsqueeze(2) - self.member[:, None, :, None]).clamp(min=0)  # after an item of each pattern
+        taken = self.taken[:, place:] - self.taken[:, place : place + 1]
+        room = torch.arange(taken.shape[-1], device=taken.device) - taken  # (rows, later places) after this place
+        excess = (lacking.sum(0) - room.unsqueeze(1)).clamp(min=0).amax(-1)  # (rows, patterns)
+        enough = (lacking[..., 0] == 0).all(0)
+        excess = excess.masked_fill(~enough, torch.inf)
+        best = excess.gather(1, self.patterns).masked_fill(~allowed, torch.inf).amin(-1, keepdim=True)
+        fits = enough & (excess <= best)
+        return fits.gather(1, self.patterns), enough.gather(1, self.patterns), ~fits[:, 0]
+
+    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
+        if len(self.masks):
+            patterns = self.patterns.gather(1, places.unsqueeze(1)).squeeze(1)
+            self.held = self.held + self.member[:, patterns] * found
+
+
+class CategoryLimit(Constraint):
+    """At most a number of items of each category; pinned items count from the beginning.
+
+    Args:
+        count: Of items.
+        codes: (vocab_size, width) codes of the categories that are limited, 0 where there is none.
+        pins: Token ids.
+    """
+
+    def __init__(self, count: int, codes: torch.Tensor, pins: Sequence[int]):
+        self.count, self.codes, self.pins = count, codes, pins
+
+    def start(self, ids: torch.Tensor, scores: torch.Tensor, length: int) -> None:  # noqa: ARG002
+        self.candidates = self.codes[ids]  # (rows, n, width)
+        self.counts = torch.zeros_like(self.candidates)
+        self.pinned = torch.zeros_like(ids, dtype=torch.bool)
+        for item in self.pins:
+            own = (ids == item) & (scores > -torch.inf)
+            self.pinned = self.pinned | own
+            self.count_item(self.codes[item].expand(len(ids), -1), own.any(-1))
+
+    def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:  # noqa: ARG002
+        full = ((self.counts >= self.count) & (self.candidates > 0)).any(-1)
+        return allowed & (~full | self.pinned)
+
+    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
+        index = places.unsqueeze(1)
+        found = found & ~self.pinned.gather(1, index).squeeze(1)
+        self.count_item(
+            self.candidates.gather(1, index.unsqueeze(-1).expand(-1, -1, self.codes.shape[1]))[:, 0], found
+        )
+
+    def count_item(self, codes: torch.Tensor, found: torch.Tensor) -> None:
+        """Count the (rows, width) categories of an item for all candidates that have them."""
+        same = self.candidates.unsqueeze(-1) == codes[:, None, None, :]  # (rows, n, width, width)
+        self.counts = self.counts + (same.any(-1) & found[:, None, None])
+
+
+@dataclass
+class Catalogue:
+    """What rules are compiled against.
+
+    Args:
+        token_of: Token ids by item ids.
+        vocab_size: Number of tokens.
+        unavailable_ids: Tokens that are never listed: special ones and removed items.
+        columns: The item columns, or None.
+        vectors: A function that returns (vocab_size, d) vectors, for a rule "variety" without a column.
+        device: Of the scores.
+    """
+
+    token_of: Mapping[str, int]
+    vocab_size: int
+    unavailable_ids: Sequence[int] = ()
+    columns: ItemColumns | None = None
+    vectors: Callable[[], torch.Tensor] | None = None
+    device: torch.device | str = "cpu"
+
+    def __post_init__(self):
+        if self.columns is not None and len(self.columns) != self.vocab_size:
+            raise ValueError(
+                f"the item columns have {len(self.columns)} rows, the vocabulary {self.vocab_size} tokens: they do "
+                "not belong together"
+            )
+
+    def column(self, name: str, kind: str):
+        """A column of "numbers" or "categories"."""
+        known = {} if self.columns is None else getattr(self.columns, kind)
+        if name not in known:
+            raise ValueError(f"no column {name!r} of {kind}; the item columns have {sorted(known)}")
+        return known[name]
+
+    def codes(self, name: str, any_of: Sequence[str] | None = None) -> np.ndarray:
+        """(vocab_size, width) codes of a column of categories, 0 for those that are not among `any_of`."""
+        names, codes = self.column(name, "categories")
+        if any_of is None:
+            return codes
+        if unknown := sorted({*any_of} - {*names}):
+            raise ValueError(f"no item has {unknown} as {name!r}")
+        kept = np.array([False, *(category in {*any_of} for category in names)])
+        return np.where(kept[codes], codes, 0)
+
+    def items_where(self, where: Where) -> np.ndarray:
+        """(vocab_size,) mask of items."""
+        if where.items is not None:
+            mask = np.zeros(self.vocab_size, dtype=bool)
+            known = [self.token_of[item] for item in where.items if item in self.token_of]
+            if not known:
+                raise ValueError(
+                    f"none of its {len(where.items)} items is in the catalogue, such as {where.items[0]!r}"
+                )
+            if missing := len(where.items) - len(known):
+                logger.warning(f"{missing} of {len(where.items)} items of a rule are not in the catalogue")
+            mask[known] = True
+            return mask
+        if where.between is not None:
+            numbers = self.column(where.column, "numbers")
+            low, high = where.between
+            low, high = -np.inf if low is None else low, np.inf if high is None else high
+            return (numbers >= low) & (numbers <= high)
+        return (self.codes(where.column, where.any_of) > 0).any(-1)
+
+    def tensor(self, values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device, dtype)
+
+
+@dataclass
+class Variant:
+    """The rules that hold for some requests, compiled.
+
+    Attributes:
+        bias: (vocab_size,) terms of scores, -inf for items that are not listed; None without such rules.
+        pins: Token ids by their places, counted from 0.
+        limits: For each rule "at_most" its count and codes.
+        shares, masks: (groups,) and (groups, vocab_size) of the rules "at_least".
+        variety: The rule, or None.
+    """
+
+    bias: torch.Tensor | None
+    pins: dict[int, int]
+    limits: list[tuple[int, torch.Tensor]]
+    shares: torch.Tensor
+    masks: torch.Tensor
+    variety: Variety | None
+
+    @property
+    def is_greedy(self) -> bool:
+        """Whether lists are chosen item by item."""
+        return bool(self.pins or self.limits or len(self.masks) or self.variety)
+
+    def constraints(self, free: torch.Tensor) -> list[Constraint]:
+        """For candidates of which `free` (rows, n) have the best scores. The last one is [`PinsAndShares`]."""
+        limits = [CategoryLimit(count, codes, [*self.pins.values()]) for count, codes in self.limits]
+        return [*limits, PinsAndShares(self.pins, self.shares, self.masks, free)]
+
+
+class RuleSet:
+    """Rules compiled against a catalogue.
+
+    Args:
+        rules: As [`parse_rules`] takes them.
+        catalogue: With what the rules name.
+
+    Raises:
+        ValueError: for a rule that names what the catalogue does not have, rules that contradict each other, and a
+            rule that leaves no item; the message names the rule.
+
+    Example:
+        >>> rules = [{"rule": "deny", "where": {"items": ["b"]}}]
+        >>> RuleSet(rules, Catalogue({"a": 0, "b": 1}, vocab_size=2)).variant(()).bias.tolist()
+        [0.0, -inf]
+    """
+
+    def __init__(self, rules, catalogue: Catalogue):
+        self.rules = parse_rules(rules)
+        self.names = label_rules(self.rules)
+        self.catalogue = catalogue
+        self.masks = [self.named(number, self.mask_of, rule) for number, rule in enumerate(self.rules)]
+        self.contexts, self.numbers = [], {}  # the distinct kinds of requests, and their numbers
+        self.variants = OrderedDict()
+        for number, rule in enumerate(self.rules):
+            self.named(number, self.check_rule, rule)
+        self.check_together()
+        self.compiled_memberships = {}
+
+    def named(self, number: int, function: Callable, *arguments):
+        """The result of a function, whose errors get the name of a rule."""
+        try:
+            return function(*arguments)
+        except ValueError as error:
+            raise ValueError(f"rule {self.names[number]!r}: {error}") from error
+
+    def mask_of(self, rule: Rule) -> np.ndarray | None:
+        return self.catalogue.items_where(rule.where) if hasattr(rule, "where") else None
+
+    def check_rule(self, rule: Rule) -> None:
+        """Raise for what the catalogue does not have."""
+        catalogue = self.catalogue
+        if isinstance(rule, Pin):
+            token = catalogue.token_of.get(rule.item)
+            if token is None or token in catalogue.unavailable_ids:
+                raise ValueError(f"the pinned item {rule.item!r} is not in the catalogue")
+        elif isinstance(rule, AtMost):
+            catalogue.codes(rule.column, rule.any_of)
+        elif isinstance(rule, Eligible) or (isinstance(rule, Variety) and rule.over is not None):
+            name = rule.column if isinstance(rule, Eligible) else rule.over
+            names, _ = catalogue.column(name, "categories")
+            if isinstance(rule, Variety) and len(names) * catalogue.vocab_size > MOST_MEMBERSHIPS:
+                raise ValueError(f"{len(names)} categories of {name!r} are too many for {catalogue.vocab_size} items")
+        elif isinstance(rule, Variety) and catalogue.vectors is None:
+            raise ValueError("there are no item vectors here; name a column with over")
+
+    def check_together(self) -> None:
+        """Raise for rules that contradict each other whenever both hold."""
+        always = [number for number, rule in enumerate(self.rules) if rule.when is None]
+        allowed = self.allowed_items([None if number in always else False for number in range(len(self.rules))])
+        shares = [number for number in always if isinstance(self.rules[number], AtLeast)]
+        for number in shares:
+            if not (self.masks[number] & allowed).any():
+                raise ValueError(f"rule {self.names[number]!r} needs items of which none may be listed")
+        disjoint = not shares or np.sum([self.masks[number] for number in shares], axis=0).max() < 2
+        if disjoint and (total := sum(self.rules[number].share for number in shares)) > 1 + 1e-6:
+            names = [self.names[number] for number in shares]
+            raise ValueError(f"rules {names} need {total:g} of a list, as no item counts for two of them")
+        for number, rule in enumerate(self.rules):
+            same = [one for one in range(len(self.rules)) if one in always or self.rules[one].when == rule.when]
+            for other in same:
+                self.check_pair(number, other)
+        for group in [always, *([*always, number] for number in range(len(self.rules)) if number not in always)]:
+            self.check_pins(group)
+
+    def check_pair(self, number: int, other: int) -> None:
+        """Raise for a pinned item that is not listed, two pins of a place or an item, and two rules of which a list
+        has one."""
+        one, two = self.rules[number], self.rules[other]
+        denied = isinstance(one, Pin) and isinstance(two, (Allow, Deny))
+        if denied and self.masks[other][self.catalogue.token_of[one.item]] == isinstance(two, Deny):
+            raise ValueError(f"rule {self.names[number]!r} pins {one.item!r}, which {self.names[other]!r} leaves out")
+        if number == other:
+            return
+        pins = isinstance(one, Pin) and isinstance(two, Pin)
+        if pins and (one.place == two.place or one.item == two.item):
+            raise ValueError(
+                f"rules {self.names[other]!r} and {self.names[number]!r} pin {two.item!r} to place {two.place} and "
+                f"{one.item!r} to place {one.place}: an item has one place and a place one item"
+            )
+        if type(one) is type(two) and isinstance(one, (Variety, ExcludeSeen)):
+            raise ValueError(f"rules {self.names[other]!r} and {self.names[number]!r}: a list has one of the two")
+
+    def check_pins(self, numbers: Sequence[int]) -> None:
+        """Raise for pinned items that a limit or a share of these rules has no room for."""
+        pins = {rule.place: self.catalogue.token_of[rule.item] for rule in self.of_kind(Pin, numbers)}
+        if not pins:
+            return
+        tokens = [*pins.values()]
+        for number in numbers:
+            rule = self.rules[number]
+            if isinstance(rule, AtMost):
+                codes = self.catalogue.codes(rule.column, rule.any_of)[tokens]
+                if np.bincount(codes[codes > 0], minlength=1).max(initial=0) > rule.count:
+                    raise ValueError(f"rule {self.names[number]!r} allows fewer items of a category than are pinned")
+            if isinstance(rule, AtLeast):
+                places = np.arange(1, max(pins) + 1)
+                others = np.array([place in pins and not self.masks[number][pins[place]] for place in places])
+                if (np.floor(rule.share * places + 1e-6) > places - others.cumsum()).any():
+                    raise ValueError(f"rule {self.names[number]!r} needs the places of pinned items of other kinds")
+
+    def of_kind(self, kind: type[Rule], numbers: Sequence[int] | None = None) -> list:
+        """The rules of a kind, among those with some numbers."""
+        rules = self.rules if numbers is None else [self.rules[number] for number in numbers]
+        return [rule for rule in rules if isinstance(rule, kind)]
+
+    @property
+    def needs_time(self) -> bool:
+        """Whether the rules depend on the time of a request."""
+        return any(rule.when is not None for rule in self.rules) or self.needs_timestamps
+
+    @property
+    def needs_timestamps(self) -> bool:
+        """Whether the rules depend on the times of a history."""
+        return any(rule.days is not None for rule in self.of_kind(ExcludeSeen))
+
+    @property
+    def request_keys(self) -> set[str]:
+        """What the rules read of a request, beside its time."""
+        return {rule.request for rule in self.of_kind(Eligible)}
+
+    def context(self, time: float | None, request: Mapping[str, Any]) -> tuple:
+        """For each rule what of a request it depends on: None where it holds, False where it does not, and of a rule
+        "eligible" the category.
+
+        Args:
+            time: In seconds since 1970; None only if no rule needs it.
+            request: With all `request_keys`.
+        """
+        found = []
+        for name, rule in zip(self.names, self.rules, strict=True):
+            if rule.when is not None and not rule.when.holds(time):
+                found.append(False)
+            elif isinstance(rule, Eligible):
+                if request.get(rule.request) is None:
+                    raise ValueError(
+                        f"rule {name!r} needs {rule.request!r} in the request, which has {sorted(request)}"
+                    )
+                found.append(str(request[rule.request]))
+            else:
+                found.append(None)
+        return tuple(found)
+
+    def number(self, context: tuple) -> int:
+        """The number of a context, which stands for it in tensors."""
+        if context not in self.numbers:
+            self.numbers[context] = len(self.contexts)
+            self.contexts.append(context)
+        return self.numbers[context]
+
+    def holding(self, context: tuple) -> list[int]:
+        """Numbers of the rules that hold."""
+        return [number for number, part in enumerate(context) if part is not False]
+
+    def seen(self, ids: Sequence[int], times: Sequence[float] | None, time: float | None, context: tuple):
+        """The items of a history that a rule "exclude_seen" leaves out; None where no such rule holds.
+
+        Args:
+            ids: Token ids of the history.
+            times: Of its events, in seconds since 1970; an unknown time (NaN) counts as now.
+            time: Of the request.
+        """
+        rules = self.of_kind(ExcludeSeen, self.holding(context))
+        if not rules:
+            return None
+        if rules[0].days is None or not len(ids):
+            return ids
+        if times is None:
+            raise ValueError("a rule 'exclude_seen' with days needs the timestamps of the history")
+        return [item for item, then in zip(ids, times, strict=True) if not then < time - rules[0].days * DAY]
+
+    def variant(self, context: tuple) -> Variant:
+        """The rules of a context, compiled; the latest ones are kept."""
+        context = context or (None,) * len(self.rules)
+        if context not in self.variants:
+            self.variants[context] = self.compile(context)
+            if len(self.variants) > MOST_VARIANTS:
+                self.variants.popitem(last=False)
+        self.variants.move_to_end(context)
+        return self.variants[context]
+
+    def compile(self, context: tuple) -> Variant:
+        numbers, catalogue = self.holding(context), self.catalogue
+        shares = [number for number in numbers if isinstance(self.rules[number], AtLeast)]
+        masks = np.stack([self.masks[number] for number in shares]) if shares else np.zeros((0, 0), dtype=bool)
+        limits = [(rule.count, catalogue.codes(rule.column, rule.any_of)) for rule in self.of_kind(AtMost, numbers)]
+        pins = sorted((rule.place - 1, rule.item) for rule in self.of_kind(Pin, numbers))
+        return Variant(
+            self.bias(context),
+            {place: catalogue.token_of[item] for place, item in pins},
+            [(count, catalogue.tensor(codes, torch.long)) for count, codes in limits],
+            torch.tensor([self.rules[number].share for number in shares], device=catalogue.device),
+            catalogue.tensor(masks, torch.bool),
+            next(iter(self.of_kind(Variety, numbers)), None),
+        )
+
+    def bias(self, context: tuple) -> torch.Tensor | None:
+        """The terms of scores in a context."""
+        numbers = self.holding(context)
+        if not self.of_kind((Allow, Deny, Eligible, Boost), numbers):
+            return None
+        bias = np.zeros(self.catalogue.vocab_size, dtype=np.float32)
+        for number in numbers:
+            rule = self.rules[number]
+            if isinstance(rule, Boost):
+                bias[self.masks[number]] += rule.add if rule.add is not None else log(rule.factor)
+        bias[~self.allowed_items(context)] = -np.inf
+        return self.catalogue.tensor(bias, torch.float32)
+
+    def allowed_items(self, context: Sequence) -> np.ndarray:
+        """(vocab_size,) mask of the items that the rules of a context allow."""
+        allowed = np.ones(self.catalogue.vocab_size, dtype=bool)
+        allowed[[*self.catalogue.unavailable_ids]] = False
+        for number, part in enumerate(context):
+            if part is False or not isinstance(self.rules[number], (Allow, Deny, Eligible)):
+                continue
+            if isinstance(self.rules[number], Eligible) and part is None:
+                continue  # the request is not known yet
+            allowed &= self.permits(number, part)
+            if not allowed.any():
+                raise ValueError(f"rule {self.names[number]!r} leaves no item{f' for {part!r}' if part else ''}")
+        return allowed
+
+    def permits(self, number: int, part) -> np.ndarray:
+        """(vocab_size,) mask of the items that one rule allows in a context."""
+        rule = self.rules[number]
+        if not isinstance(rule, Eligible):
+            return self.masks[number] == isinstance(rule, Allow)
+        names, codes = self.catalogue.column(rule.column, "categories")
+        return (codes == names.index(part) + 1).any(-1) if part in names else np.zeros(len(codes), dtype=bool)
+
+    def objective(self, rule: Variety | None, histories: torch.Tensor) -> Relevance:
+        """What the items of lists are chosen by: here the methods of variety are plugged in.
+
+        Args:
+            histories: (rows, length) token ids that the model reads.
+        """
+        if rule is None:
+            return Relevance()
+        given = {"weight": rule.weight} | ({} if rule.window is None else {"window": rule.window})
+        objective = OBJECTIVES[rule.method](**given)
+        vectors = self.catalogue.vectors() if rule.over is None else self.shares_of(rule.over)
+        if rule.method not in BY_MIX:
+            return objective.bind(vectors)
+        mixes = torch.nn.functional.embedding_bag(histories, vectors, mode="sum")
+        return objective.bind(vectors, mixes / mixes.sum(-1, keepdim=True).clamp(min=1e-9))
+
+    def shares_of(self, name: str) -> torch.Tensor:
+        """(vocab_size, categories) shares: the categories of an item share it equally."""
+        if name not in self.compiled_memberships:
+            names, codes = self.catalogue.column(name, "categories")
+            members = torch.zeros(len(codes), len(names) + 1, device=self.catalogue.device)
+            members.scatter_(1, self.catalogue.tensor(codes, torch.long), 1.0)
+            self.compiled_memberships[name] = members[:, 1:] / members[:, 1:].sum(-1, keepdim=True).clamp(min=1)
+        return self.compiled_memberships[name]
+
+    def processor(self, time: float | None = None, request: Mapping[str, Any] | None = None) -> LogitsProcessor:
+        """The rules about scores, for `generate(logits_processor=[...])`; those about lists have no part in it."""
+        bias = self.variant(self.context(time, request or {})).bias
+        return ItemBias(torch.zeros(self.catalogue.vocab_size) if bias is None else bias)
+
+    def without(self, number: int) -> "RuleSet":
+        """The rule set without one rule; the others keep their names."""
+        left = RuleSet((), self.catalogue)
+        for part in ("rules", "names", "masks"):
+            values = getattr(self, part)
+            setattr(left, part, values[:number] + values[number + 1 :])
+        return left
+
+
+@dataclass
+class BatchRules:
+    """A rule set and the context of each row of a batch, for [`rank_items`].
+
+    Args:
+        rule_set: Compiled.
+        numbers: (rows,) of the contexts.
+        histories: (rows, length) token ids that the model reads.
+    """
+
+    rule_set: RuleSet
+    numbers: torch.Tensor
+    histories: torch.Tensor
+
+    def variants(self) -> list[tuple[Variant, torch.Tensor]]:
+        """The rules that hold in some rows of the batch, compiled, and the numbers of these rows."""
+        contexts = self.rule_set.contexts
+        return [
+            (self.rule_set.variant(contexts[number]), (self.numbers == number).nonzero()[:, 0])
+            for number in self.numbers.unique().tolist()
+        ]
+
+
+__all__ = ["BatchRules", "Catalogue", "ItemBias", "RuleSet"]
