@@ -18,7 +18,8 @@ def save_recommender(
     tokenizer: PreTrainedTokenizerBase,
     card: ModelCard | None = None,
 ) -> None:
-    """Save weights, configuration, code, vocabulary, item columns, rules and card to one folder, or leave it as it was.
+    """Save weights, configuration, code, vocabulary, item columns, rules and card to one folder, or leave it as it
+    was.
 
     Everything is written to a hidden folder first and moved in last, the weights at the very end: a folder that was
     interrupted on the way has none and does not load. A card that is replaced is kept as `README.md.bak`.

@@ -241,6 +241,10 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
 
         self.config.auto_map = dict(AUTO_MAP)
         super().save_pretrained(save_directory, *args, **kwargs)
+        self.save_shop(save_directory)
+
+    def save_shop(self, save_directory) -> None:
+        """Save the item columns and the rules, where there are some."""
         if self.item_columns is not None:
             self.item_columns.save(save_directory)
         if self.rules:

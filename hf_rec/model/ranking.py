@@ -65,10 +65,7 @@ def rank_items(
     """
     if rules is None:
         return top_items(scores, k, candidate_ids)
-    if candidate_ids is not None:
-        own = scores.gather(1, candidate_ids)
-        scores = torch.full_like(scores, -torch.inf).scatter(1, candidate_ids, own)
-    scores, width = rule_scores(scores, rules), min(k, scores.shape[1])
+    scores, width = rule_scores(among(scores, candidate_ids), rules), min(k, scores.shape[1])
     if not any(variant.is_greedy for variant, _ in rules.variants()):
         ids, values = top_items(scores, k)
     else:
@@ -79,6 +76,13 @@ def rank_items(
     if short := int((values[:, -1] == -torch.inf).sum()):
         logger.warning(f"{short} of {len(values)} lists have fewer than {width} items, as the rules leave no more")
     return ids, values
+
+
+def among(scores: torch.Tensor, candidate_ids: torch.Tensor | None) -> torch.Tensor:
+    """(rows, vocab_size) scores with all but the (rows, n) candidates at -inf; as they are if None."""
+    if candidate_ids is None:
+        return scores
+    return torch.full_like(scores, -torch.inf).scatter(1, candidate_ids, scores.gather(1, candidate_ids))
 
 
 def rule_scores(scores: torch.Tensor, rules: BatchRules) -> torch.Tensor:
@@ -171,4 +175,4 @@ def target_rank(scores: torch.Tensor, target_ids: torch.Tensor) -> torch.Tensor:
     return (~(scores < own)).sum(-1, dtype=torch.int32).long()  # (rows,); the sum makes a copy of the mask in its type
 
 
-__all__ = ["ban_items_", "rank_items", "rule_scores", "target_rank", "top_items"]
+__all__ = ["among", "ban_items_", "rank_items", "rule_scores", "target_rank", "top_items"]

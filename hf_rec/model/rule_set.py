@@ -77,7 +77,6 @@ class PinsAndShares(Constraint):
         known = scores > -torch.inf
         self.pinned = {place: (ids == item) & known for place, item in self.pins.items()}
         self.reserved = sum(self.pinned.values(), torch.zeros_like(known))
-        self.forced = []
         if not len(self.masks):
             return
         groups = torch.arange(len(self.masks), device=device)
@@ -99,21 +98,19 @@ class PinsAndShares(Constraint):
         self.pinned_members, self.taken = pinned_members.cumsum(-1), taken.cumsum(-1)
 
     def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:
-        fits, enough, forced = self.judge(allowed & ~self.reserved, place)
-        usual = allowed & ~self.reserved & fits & (self.free | forced.unsqueeze(1))
-        if place in self.pinned:
-            has_pin = self.pinned[place].any(-1)
-            usual = torch.where(has_pin.unsqueeze(1), allowed & self.pinned[place] & enough, usual)
-            forced = forced & ~has_pin
-        self.forced.append(forced)
-        return usual
+        fits, enough, behind = self.judge(allowed & ~self.reserved, place)
+        usual = allowed & ~self.reserved & fits & (self.free | behind)
+        if place not in self.pinned:
+            return usual
+        own = self.pinned[place]
+        return torch.where(own.any(-1, keepdim=True), allowed & own & enough, usual)
 
     def judge(self, allowed: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which candidates are among those that leave most room for the groups, and which are enough for the groups at
-        this place, both (rows, n); and (rows,) whether an item of no group does not fit."""
+        this place, both (rows, n); and (rows, 1) whether an item of no group does not fit."""
         if not len(self.masks):
             everything = torch.ones_like(allowed)
-            return everything, everything, torch.zeros_like(allowed[:, 0])
+            return everything, everything, torch.zeros_like(allowed[:, :1])
         coming = self.pinned_members[:, :, place:] - self.pinned_members[:, :, place : place + 1]
         lacking = self.needed[:, None, place:] - self.held.unsqueeze(-1) - coming  # (groups, rows, later places)
         lacking = (lacking.unsqueeze(2) - self.member[:, None, :, None]).clamp(min=0)  # after an item of each pattern
@@ -124,7 +121,7 @@ class PinsAndShares(Constraint):
         excess = excess.masked_fill(~enough, torch.inf)
         best = excess.gather(1, self.patterns).masked_fill(~allowed, torch.inf).amin(-1, keepdim=True)
         fits = enough & (excess <= best)
-        return fits.gather(1, self.patterns), enough.gather(1, self.patterns), ~fits[:, 0]
+        return fits.gather(1, self.patterns), enough.gather(1, self.patterns), ~fits[:, :1]
 
     def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
         if len(self.masks):
@@ -395,6 +392,11 @@ class RuleSet:
         return any(rule.days is not None for rule in self.of_kind(ExcludeSeen))
 
     @property
+    def excludes_seen(self) -> bool:
+        """Whether a rule decides on the items of the history."""
+        return bool(self.of_kind(ExcludeSeen))
+
+    @property
     def request_keys(self) -> set[str]:
         """What the rules read of a request, beside its time."""
         return {rule.request for rule in self.of_kind(Eligible)}
@@ -561,6 +563,10 @@ class BatchRules:
     rule_set: RuleSet
     numbers: torch.Tensor
     histories: torch.Tensor
+
+    def to(self, device: torch.device) -> "BatchRules":
+        """The same on another device."""
+        return BatchRules(self.rule_set, self.numbers.to(device), self.histories.to(device))
 
     def variants(self) -> list[tuple[Variant, torch.Tensor]]:
         """The rules that hold in some rows of the batch, compiled, and the numbers of these rows."""
