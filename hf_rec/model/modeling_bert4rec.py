@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import wraps
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -148,6 +149,12 @@ def find_file(folder_or_id: str, name: str, options: Mapping) -> str | None:
     return cached_file(folder_or_id, name, **given, **missing_is_none)
 
 
+def saved_rules(folder_or_id: str, options: Mapping = MappingProxyType({})) -> tuple[Rule, ...]:
+    """The rules of a saved model."""
+    file = find_file(folder_or_id, RULES, options)
+    return () if file is None else read_rules(file)
+
+
 class Bert4RecPreTrainedModel(PreTrainedModel):
     """What all models share. Beside the weights they carry what a shop knows of its items and its rules.
 
@@ -197,11 +204,9 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         missing = sorted(info["missing_keys"])
         if missing and not output_loading_info and cls.__name__ in (model.config.architectures or ()):
             raise ValueError(f"{pretrained_model_name_or_path} lacks the weights {missing}")
-        columns, rules = (find_file(pretrained_model_name_or_path, name, kwargs) for name in (ITEM_COLUMNS, RULES))
-        if columns is not None:
-            model.item_columns = ItemColumns.load(columns)
-        if rules is not None:
-            model.rules = read_rules(rules)
+        model.rules = saved_rules(pretrained_model_name_or_path, kwargs)
+        columns = find_file(pretrained_model_name_or_path, ITEM_COLUMNS, kwargs)
+        model.item_columns = None if columns is None else ItemColumns.load(columns)
         return (model, info) if output_loading_info else model
 
     @property

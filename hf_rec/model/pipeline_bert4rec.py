@@ -278,20 +278,11 @@ class RecommendationPipeline(HistoryPipeline):
         key = json.dumps([rules, extra_rules], default=rule_as_json), id(columns)
         if key not in self.rule_sets:
             together = (*parse_rules(rules), *parse_rules(extra_rules))
-            self.rule_sets[key] = RuleSet(together, self.catalogue(columns))
+            self.rule_sets[key] = RuleSet(together, Catalogue.of(self.model, self.id_of_item, columns))
             if len(self.rule_sets) > MOST_RULE_SETS:
                 self.rule_sets.popitem(last=False)
         self.rule_sets.move_to_end(key)
         return self.rule_sets[key]
-
-    def catalogue(self, columns: ItemColumns | None) -> Catalogue:
-        """What rules are compiled against."""
-        config = self.model.config
-        table = getattr(self.model, "scoring_items", None)
-        vectors = None if table is None else lambda: table.all_items().detach()
-        return Catalogue(
-            self.id_of_item, config.vocab_size, config.unavailable_ids, columns, vectors, device=self.device
-        )
 
     def contexts(
         self, rule_set: RuleSet, checked, ids, exclude_seen: bool | None

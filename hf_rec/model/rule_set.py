@@ -187,6 +187,18 @@ class Catalogue:
     vectors: Callable[[], torch.Tensor] | None = None
     device: torch.device | str = "cpu"
 
+    @classmethod
+    def of(cls, model, token_of: Mapping[str, int], columns: ItemColumns | None) -> "Catalogue":
+        """The catalogue of a model, whose item table gives the vectors; that of an exported model has none.
+
+        Args:
+            token_of: Token ids by item ids, without special tokens.
+        """
+        table = getattr(model, "scoring_items", None)
+        vectors = None if table is None else lambda: table.all_items().detach()
+        config = model.config
+        return cls(token_of, config.vocab_size, config.unavailable_ids, columns, vectors, model.device)
+
     def __post_init__(self):
         if self.columns is not None and len(self.columns) != self.vocab_size:
             raise ValueError(

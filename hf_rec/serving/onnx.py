@@ -12,11 +12,9 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
 from ..model.item_columns import FILE as ITEM_COLUMNS
 from ..model.item_columns import ItemColumns
-from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class
+from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class, saved_rules
 from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
 from ..model.ranking import top_items
-from ..model.rules import FILE as RULES
-from ..model.rules import Rule, read_rules
 
 
 class RankingGraph(Bert4RecPreTrainedModel):
@@ -65,7 +63,9 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         for name, value in session_options.items():
             setattr(options, name, value)
         model = exporters().ExportedModel.from_pretrained(folder, session_options=options)
-        model.item_columns, model.rules = saved_columns(folder), saved_rules(folder)
+        columns = Path(folder) / ITEM_COLUMNS
+        model.item_columns = ItemColumns.load(columns) if columns.is_file() else None
+        model.rules = saved_rules(folder)
         opened = cls(model=model, tokenizer=ItemTokenizer.from_pretrained(folder), device=model.device)
         opened.source = folder, session_options
         return opened
@@ -87,18 +87,6 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         if top_k > exported and exported < self.model.config.vocab_size:
             raise ValueError(f"top_k is {top_k}, but the graph was exported with top_k={exported}; export it anew")
         return self.checked(outputs["ids"][:, :top_k], outputs["best"][:, :top_k])
-
-
-def saved_columns(folder: str) -> ItemColumns | None:
-    """The item columns of an export."""
-    file = Path(folder) / ITEM_COLUMNS
-    return ItemColumns.load(file) if file.is_file() else None
-
-
-def saved_rules(folder: str) -> tuple[Rule, ...]:
-    """The rules of an export."""
-    file = Path(folder) / RULES
-    return read_rules(file) if file.is_file() else ()
 
 
 def reopen(kind: type, folder: str, session_options: dict) -> OnnxRecommendationPipeline:
