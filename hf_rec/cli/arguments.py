@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
 
@@ -261,12 +262,15 @@ class RuleArguments:
         """The rules of the file; None for the saved ones."""
         return None if self.rules_file is None else read_rules(self.rules_file)
 
-    def load_items(self, tokenizer: ItemTokenizer, item_column: str) -> ItemColumns | None:
-        """The item columns of the table; None for the saved ones."""
+    def load_items(
+        self, tokenizer: ItemTokenizer, item_column: str, counts: np.ndarray | None = None
+    ) -> ItemColumns | None:
+        """The item columns of the table, with the interactions of each token if they are known; None for the saved
+        ones."""
         if not self.items_file:
             return None
         table = TableFiles(self.items_file, [item_column])
-        return item_columns(table, tokenizer.item_ids, self.kept_columns, item_column)
+        return item_columns(table, tokenizer.item_ids, self.kept_columns, item_column, counts)
 
 
 def items_of_log(log, item_column: str, columns: Iterable[str], filter: str | None = None) -> pa.Table:

@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
         batch_size=evaluation.batch_size,
         hold_out=data.hold_out_items,
         rules=rules,
-        items=lambda tokenizer: given.load_items(tokenizer, data.item_column),
+        items=lambda tokenizer, counts: given.load_items(tokenizer, data.item_column, counts),
     )
     protocol = f"{data.split_name}, full ranking{obeying(rules)}"
     print(f"\nTest metrics on {data.title}, {protocol}:\n\n{results_tables(results)}")

@@ -153,10 +153,10 @@ def item_columns(
         items: As for [`align_items`]; None if only "interactions" is kept.
         item_ids: For each row the item id, null for a row without an item, such as [`ItemTokenizer.item_ids`].
         columns: Their names. "interactions", if the table has no such column, is `counts`.
-        counts: (rows,) interactions of each item in the training data; 0 if None.
+        counts: (rows,) interactions of each item in the training data.
 
     Raises:
-        ValueError: for a missing column and an unknown kind.
+        ValueError: for a missing column, an unknown kind, and values that are not of a kind.
 
     Example:
         >>> table = pa.table({"item_id": ["a", "b"], "price": [1.5, 2.0], "brand": ["x", "x"]})
@@ -165,6 +165,8 @@ def item_columns(
     """
     wanted = dict(map(split_kept, columns))
     counted = INTERACTIONS in wanted and (items is None or INTERACTIONS not in column_names(items))
+    if counted and counts is None:
+        raise ValueError(f"{INTERACTIONS!r} are counted in training data, which there are none of here")
     read = [name for name in wanted if not (counted and name == INTERACTIONS)]
     if read and items is None:
         raise ValueError(f"to keep {read} of the items needs a table of the items (--items_file)")
@@ -172,11 +174,14 @@ def item_columns(
     kinds, values = {}, {}
     for name in read:
         column = as_array(table[name])
-        kinds[name] = wanted[name] or kept_kind(column)
-        values[name] = kept_values(column, kinds[name])
+        kinds[name] = "bag" if is_list(column.type) else wanted[name] or kept_kind(column)
+        try:
+            values[name] = kept_values(column, kinds[name])
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(f"the column {name!r} of the items is no {kinds[name]}: {error}") from error
     if counted:
         kinds[INTERACTIONS] = "number"
-        values[INTERACTIONS] = np.zeros(len(item_ids)) if counts is None else counts
+        values[INTERACTIONS] = counts
     return ItemColumns.of(kinds, values)
 
 
@@ -188,8 +193,6 @@ def split_kept(column: str) -> tuple[str, str | None]:
 
 def kept_kind(column: pa.Array) -> str:
     """The kind of a kept column whose kind is not given."""
-    if is_list(column.type):
-        return "bag"
     if not is_string(column.type):
         return "number"
     return "text" if 2 * pc.count_distinct(column).as_py() > len(column) - column.null_count else "category"

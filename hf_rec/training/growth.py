@@ -149,7 +149,8 @@ def columns_of(kinds: Mapping[str, str], items, item_ids: pa.Array, item_column:
     if items is None:
         logger.warning(f"no table of the {len(item_ids)} new items was given: their {sorted(kinds)} are missing")
         return ItemColumns.of(kinds, {name: [None] * len(item_ids) for name in kinds})
-    return item_columns(items, item_ids, [f"{name}:{kind}" for name, kind in kinds.items()], item_column)
+    columns = [f"{name}:{kind}" for name, kind in kinds.items()]
+    return item_columns(items, item_ids, columns, item_column, counts=np.zeros(len(item_ids)))
 
 
 def remove_items(model: PreTrainedModel, tokenizer: ItemTokenizer, item_ids: Iterable) -> None:

@@ -222,7 +222,7 @@ def evaluate_recommender(
     batch_size: int = 0,
     hold_out: float = 0.0,
     rules=None,
-    items: Callable[[ItemTokenizer], ItemColumns] | None = None,
+    items: Callable[[ItemTokenizer, np.ndarray], ItemColumns | None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them.
 
@@ -231,7 +231,8 @@ def evaluate_recommender(
         batch_size: Histories that are ranked together; 0 chooses by the size of the catalogue.
         hold_out: Share of the items that training left out, as for [`train_recommender`].
         rules: In place of the saved ones, as [`parse_rules`] takes them; `[]` for none. The baselines obey them, too.
-        items: A function that makes the item columns from the tokenizer, in place of the saved ones.
+        items: A function of the tokenizer and the (vocab_size,) interactions of the training data, whose item columns
+            take the place of the saved ones.
     """
     new_items = []
     if hold_out:
@@ -241,11 +242,12 @@ def evaluate_recommender(
     model, tokenizer = load_model(model_name_or_path, config)
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     groups = new_and_known(tokenizer, new_items)
-    compiled = compile_rules(model, tokenizer, rules, items and items(tokenizer))
+    metrics = ranking_metrics(tokenized["train"], model.config, groups)
+    columns = None if items is None else items(tokenizer, metrics.item_counts)
+    compiled = compile_rules(model, tokenizer, rules, columns)
     if compiled is not None:
         test = add_rule_columns(tokenized["test"], splits["test"], tokenizer, compiled, model.config.exclude_seen)
         tokenized = DatasetDict(tokenized | {"test": test})
-    metrics = ranking_metrics(tokenized["train"], model.config, groups)
     baselines = baselines_for(model, new_items)
     results = evaluate_baselines(tokenized, model.config, metrics, baselines=baselines, rules=compiled)
     name = Path(model_name_or_path).name
