@@ -140,9 +140,9 @@ def gather_candidates(
     if not more.shape[1]:
         return ids, values, torch.ones_like(ids, dtype=torch.bool)
     more_values = scores.gather(1, more)
-    for place in range(more.shape[1]):
-        known = (ids == more[:, place : place + 1]).any(1) | (more[:, :place] == more[:, place : place + 1]).any(1)
-        more_values[:, place] = more_values[:, place].masked_fill(known, -torch.inf)
+    again = (more.unsqueeze(2) == more.unsqueeze(1)).tril(-1).any(2)
+    known = (more.unsqueeze(2) == ids.unsqueeze(1)).any(2) | again
+    more_values = more_values.masked_fill(known, -torch.inf)
     values, order = torch.cat([values, more_values], dim=1).sort(dim=1, descending=True, stable=True)
     return torch.cat([ids, more], dim=1).gather(1, order), values, order < size
 

@@ -73,60 +73,64 @@ class PinsAndShares(Constraint):
         self.pins, self.shares, self.masks, self.free = pins, shares, masks, free
 
     def start(self, ids: torch.Tensor, scores: torch.Tensor, length: int) -> None:
-        rows, device = len(ids), ids.device
         known = scores > -torch.inf
-        self.pinned = {place: (ids == item) & known for place, item in self.pins.items()}
-        self.reserved = sum(self.pinned.values(), torch.zeros_like(known))
-        if not len(self.masks):
-            return
-        groups = torch.arange(len(self.masks), device=device)
+        own = {place: (ids == item) & known for place, item in self.pins.items()}
+        self.pinned = {place: (mask, mask.any(-1, keepdim=True)) for place, mask in own.items() if place < length}
+        self.unpinned = ~sum(own.values(), torch.zeros_like(known))
+        self.open = self.unpinned & self.free
+        if len(self.masks):
+            self.start_shares(ids, length)
+
+    def start_shares(self, ids: torch.Tensor, length: int) -> None:
+        """What the groups, and each set of groups together, need at each place.
+
+        Sets of groups and the groups of an item are numbers whose bits are the groups. A set lacks items at a place if
+        the items that it needs until some later place, without those that are pinned, are more than there are places.
+        """
+        groups = torch.arange(len(self.masks), device=ids.device)
         members = self.masks[:, ids]  # (groups, rows, n)
-        self.patterns = (members.long() << groups[:, None, None]).sum(
-            0
-        )  # (rows, n) the groups of a candidate, as bits
-        bits = torch.arange(2 ** len(groups), device=device) >> groups.unsqueeze(1)
-        self.member = (bits & 1).float()  # (groups, patterns)
-        numbers = torch.arange(1, length + 1, device=device)
-        self.needed = (self.shares.unsqueeze(1) * numbers + 1e-6).floor()  # (groups, length) of the first places
-        self.held = torch.zeros(len(groups), rows, device=device)
-        pinned_members = torch.zeros(len(groups), rows, length, device=device)
-        taken = torch.zeros(rows, length, device=device)
-        for place, own in self.pinned.items():
-            if place < length:
-                pinned_members[:, :, place] = (members & own).any(-1).float()
-                taken[:, place] = own.any(-1).float()
-        self.pinned_members, self.taken = pinned_members.cumsum(-1), taken.cumsum(-1)
+        self.patterns = (members.long() << groups[:, None, None]).sum(0)  # (rows, n)
+        sets = ((torch.arange(2 ** len(groups), device=ids.device).unsqueeze(1) >> groups) & 1).float()
+        self.sets, self.singles = sets, 2**groups  # (sets, groups), and the sets of one group
+        self.overlap = sets @ sets.T  # (sets, patterns) how many groups of a set an item counts for
+        pinned = torch.zeros(len(ids), length, len(groups), device=ids.device)
+        taken = torch.zeros(len(ids), length, device=ids.device)
+        for place, (own, has_pin) in self.pinned.items():
+            pinned[:, place] = (members & own).any(-1).float().T
+            taken[:, place] = has_pin.squeeze(1).float()
+        numbers = torch.arange(1, length + 1, device=ids.device)
+        self.needed = (self.shares * numbers.unsqueeze(1) + 1e-6).floor()  # (length, groups) of the first places
+        pinned = pinned.cumsum(1) @ sets.T  # (rows, length, sets)
+        before = (numbers - taken.cumsum(1)).unsqueeze(-1)  # places without a pin
+        debt = self.needed @ sets.T - pinned - before
+        self.debt = debt.flip(1).cummax(1).values.flip(1) + pinned + before  # if only one place is left after this one
+        self.held = torch.zeros(len(ids), len(sets), device=ids.device)
 
     def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:
-        fits, enough, behind = self.judge(allowed & ~self.reserved, place)
-        usual = allowed & ~self.reserved & fits & (self.free | behind)
+        if not len(self.masks) or bool((self.debt[:, place] <= self.held).all()):  # no group is behind
+            usual, enough = allowed & self.open, True
+        else:
+            fits, enough, behind = self.judge(allowed & self.unpinned, place)
+            usual = allowed & self.unpinned & fits & (self.free | behind)
         if place not in self.pinned:
             return usual
-        own = self.pinned[place]
-        return torch.where(own.any(-1, keepdim=True), allowed & own & enough, usual)
+        own, has_pin = self.pinned[place]
+        return torch.where(has_pin, allowed & own & enough, usual)
 
     def judge(self, allowed: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which candidates are among those that leave most room for the groups, and which are enough for the groups at
         this place, both (rows, n); and (rows, 1) whether an item of no group does not fit."""
-        if not len(self.masks):
-            everything = torch.ones_like(allowed)
-            return everything, everything, torch.zeros_like(allowed[:, :1])
-        coming = self.pinned_members[:, :, place:] - self.pinned_members[:, :, place : place + 1]
-        lacking = self.needed[:, None, place:] - self.held.unsqueeze(-1) - coming  # (groups, rows, later places)
-        lacking = (lacking.unsqueeze(2) - self.member[:, None, :, None]).clamp(min=0)  # after an item of each pattern
-        taken = self.taken[:, place:] - self.taken[:, place : place + 1]
-        room = torch.arange(taken.shape[-1], device=taken.device) - taken  # (rows, later places) after this place
-        excess = (lacking.sum(0) - room.unsqueeze(1)).clamp(min=0).amax(-1)  # (rows, patterns)
-        enough = (lacking[..., 0] == 0).all(0)
+        excess = ((self.debt[:, place] - self.held).unsqueeze(-1) - self.overlap).amax(1)  # (rows, patterns)
+        lacking = self.needed[place] - self.held[:, self.singles]  # (rows, groups)
+        enough = (lacking.unsqueeze(1) <= self.sets).all(-1)  # (rows, patterns)
         excess = excess.masked_fill(~enough, torch.inf)
         best = excess.gather(1, self.patterns).masked_fill(~allowed, torch.inf).amin(-1, keepdim=True)
         fits = enough & (excess <= best)
         return fits.gather(1, self.patterns), enough.gather(1, self.patterns), ~fits[:, :1]
 
-    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
+    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:  # noqa: ARG002
         if len(self.masks):
-            patterns = self.patterns.gather(1, places.unsqueeze(1)).squeeze(1)
-            self.held = self.held + self.member[:, patterns] * found
+            self.held = self.held + self.overlap[self.patterns.gather(1, places.unsqueeze(1)).squeeze(1)]
 
 
 class CategoryLimit(Constraint):
@@ -142,29 +146,35 @@ class CategoryLimit(Constraint):
         self.count, self.codes, self.pins = count, codes, pins
 
     def start(self, ids: torch.Tensor, scores: torch.Tensor, length: int) -> None:  # noqa: ARG002
-        self.candidates = self.codes[ids]  # (rows, n, width)
-        self.counts = torch.zeros_like(self.candidates)
+        codes = self.codes[ids]
+        self.candidates = codes.masked_fill(codes == 0, -1)  # (rows, n, width)
+        self.counts = torch.zeros_like(codes)
+        self.rows = torch.arange(len(ids), device=ids.device)
         self.pinned = torch.zeros_like(ids, dtype=torch.bool)
         for item in self.pins:
             own = (ids == item) & (scores > -torch.inf)
-            self.pinned = self.pinned | own
-            self.count_item(self.codes[item].expand(len(ids), -1), own.any(-1))
+            self.pinned |= own
+            self.count_item(torch.where(own.any(-1, keepdim=True), self.codes[item], -2))
+        self.counted = self.candidates.masked_fill(
+            self.pinned.unsqueeze(-1) | (codes == 0), -2
+        )  # once a list has them
+        self.close()
 
     def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:  # noqa: ARG002
-        full = ((self.counts >= self.count) & (self.candidates > 0)).any(-1)
-        return allowed & (~full | self.pinned)
+        return allowed & self.open
 
-    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
-        index = places.unsqueeze(1)
-        found = found & ~self.pinned.gather(1, index).squeeze(1)
-        self.count_item(
-            self.candidates.gather(1, index.unsqueeze(-1).expand(-1, -1, self.codes.shape[1]))[:, 0], found
-        )
+    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:  # noqa: ARG002
+        self.count_item(self.counted[self.rows, places])
+        self.close()
 
-    def count_item(self, codes: torch.Tensor, found: torch.Tensor) -> None:
+    def count_item(self, codes: torch.Tensor) -> None:
         """Count the (rows, width) categories of an item for all candidates that have them."""
-        same = self.candidates.unsqueeze(-1) == codes[:, None, None, :]  # (rows, n, width, width)
-        self.counts = self.counts + (same.any(-1) & found[:, None, None])
+        self.counts += (self.candidates.unsqueeze(-1) == codes[:, None, None, :]).any(-1)
+
+    def close(self) -> None:
+        """Find the candidates of which no category is full."""
+        full = (self.counts >= self.count) & (self.candidates > 0)
+        self.open = ~full.any(-1) | self.pinned
 
 
 @dataclass

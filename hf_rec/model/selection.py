@@ -29,7 +29,7 @@ class Relevance:
 
         Args:
             places: (rows,) places of the chosen candidates.
-            found: (rows,) whether a candidate was left.
+            found: (rows,) whether a candidate was left. A list without one has ended; what is kept of it is not read.
         """
 
 
@@ -72,18 +72,20 @@ def select(
     objective.start(ids, scores)
     for constraint in constraints:
         constraint.start(ids, scores, length)
-    left, chosen = scores > -torch.inf, []
+    left, chosen, counts = scores > -torch.inf, [], []
     for place in range(length):
         allowed = left
         for constraint in constraints:
             allowed = constraint.restrict(allowed, place)
-        places = objective.gains().masked_fill(~allowed, -torch.inf).argmax(-1)
-        found = allowed.gather(1, places.unsqueeze(1)).squeeze(1)
-        chosen.append(torch.where(found, places, -1))
-        left = left.scatter(1, places.unsqueeze(1), False) & found.unsqueeze(1)
+        gains, places = objective.gains().masked_fill(~allowed, -torch.inf).max(-1)
+        found = gains > -torch.inf
+        chosen.append(places)
+        counts.append(found)
+        left.scatter_(1, places.unsqueeze(1), False)
         for part in (objective, *constraints):
             part.add(places, found)
-    return torch.stack(chosen, 1)
+    whole = torch.stack(counts, 1).cumprod(1).bool()
+    return torch.stack(chosen, 1).masked_fill(~whole, -1)
 
 
 __all__ = ["Constraint", "Relevance", "select"]
