@@ -66,14 +66,15 @@ def rank_items(
     if rules is None:
         return top_items(scores, k, candidate_ids)
     scores, width = rule_scores(among(scores, candidate_ids), rules), min(k, scores.shape[1])
-    if not any(variant.is_greedy for variant, _ in rules.variants()):
-        ids, values = top_items(scores, k)
+    variants = rules.variants()
+    if len(variants) == 1:
+        ids, values = choose_items(scores, width, variants[0][0], rules)
     else:
-        ids = scores.new_zeros(len(scores), width, dtype=torch.long)
+        ids = torch.zeros(len(scores), width, dtype=torch.long, device=scores.device)
         values = scores.new_full((len(scores), width), -torch.inf)
-        for variant, rows in rules.variants():
-            ids[rows], values[rows] = choose_items(scores[rows], width, variant, rules, rows)
-    if short := int((values[:, -1] == -torch.inf).sum()):
+        for variant, rows in variants:
+            ids[rows], values[rows] = choose_items(scores[rows], width, variant, rules.of_rows(rows))
+    if short := int((values == -torch.inf).any(1).sum()):
         logger.warning(f"{short} of {len(values)} lists have fewer than {width} items, as the rules leave no more")
     return ids, values
 
@@ -99,29 +100,27 @@ def rule_scores(scores: torch.Tensor, rules: BatchRules) -> torch.Tensor:
 
 
 def choose_items(
-    scores: torch.Tensor, k: int, variant: Variant, rules: BatchRules, rows: torch.Tensor
+    scores: torch.Tensor, k: int, variant: Variant, rules: BatchRules, size: int = POOL
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists that are chosen item by item, for the (rows,) rows of a batch in which a variant of the rules holds.
+    """The lists of rows in which the same variant of the rules holds.
 
     Args:
         scores: (rows, vocab_size), with the terms and bans of the rules.
+        size: Candidates of a list, if it is chosen item by item; 2 * k at least.
     """
     if not variant.is_greedy:
         return top_items(scores, k)
-    chosen = scores.new_zeros(len(scores), k, dtype=torch.long)
-    values = scores.new_full((len(scores), k), -torch.inf)
-    size, left = max(POOL, 2 * k), torch.arange(len(scores), device=scores.device)
-    while len(left):
-        size = min(size, scores.shape[1])
-        ids, own, free = gather_candidates(scores[left], size, k, variant)
-        objective = rules.rule_set.objective(variant.variety, rules.histories[rows[left]])
-        places = select(ids, own, k, objective, variant.constraints(free))
-        found = places >= 0
-        chosen[left] = ids.gather(1, places.clamp(min=0))
-        values[left] = own.gather(1, places.clamp(min=0)).masked_fill(~found, -torch.inf)
-        more = (own.masked_fill(~free, torch.inf).amin(-1) > -torch.inf) & ~found.all(-1)
-        left, size = left[more] if size < scores.shape[1] else left[:0], 10 * size
-    return chosen, values
+    size = min(max(size, 2 * k), scores.shape[1])
+    ids, values, free = gather_candidates(scores, size, k, variant)
+    objective = rules.rule_set.objective(variant.variety, rules.histories)
+    places = select(ids, values, k, objective, variant.constraints(free))
+    more = (values[free].view(len(ids), size)[:, -1] > -torch.inf) & (places[:, -1] < 0)
+    ids = ids.gather(1, places.clamp(min=0))
+    values = values.gather(1, places.clamp(min=0)).masked_fill(places < 0, -torch.inf)
+    if size < scores.shape[1] and bool(more.any()):
+        rows = more.nonzero()[:, 0]
+        ids[rows], values[rows] = choose_items(scores[rows], k, variant, rules.of_rows(rows), 10 * size)
+    return ids, values
 
 
 def gather_candidates(

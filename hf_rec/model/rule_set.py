@@ -590,12 +590,18 @@ class BatchRules:
         """The same on another device."""
         return BatchRules(self.rule_set, self.numbers.to(device), self.histories.to(device))
 
+    def of_rows(self, rows: torch.Tensor) -> "BatchRules":
+        """Those of some rows of the batch."""
+        return BatchRules(self.rule_set, self.numbers[rows], self.histories[rows])
+
     def variants(self) -> list[tuple[Variant, torch.Tensor]]:
         """The rules that hold in some rows of the batch, compiled, and the numbers of these rows."""
-        contexts = self.rule_set.contexts
+        contexts, numbers = self.rule_set.contexts, self.numbers.tolist()
+        if len({*numbers}) == 1:
+            return [(self.rule_set.variant(contexts[numbers[0]]), torch.arange(len(numbers)))]
         return [
             (self.rule_set.variant(contexts[number]), (self.numbers == number).nonzero()[:, 0])
-            for number in self.numbers.unique().tolist()
+            for number in sorted({*numbers})
         ]
 
 
