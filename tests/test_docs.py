@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.add_items import AddItemsArguments
+from hf_rec.cli.arguments import RuleArguments
 from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.export import ExportArguments
@@ -37,8 +38,8 @@ NOTEBOOK = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
 PACKAGES = ["hf_rec", *(f"hf_rec.{room}" for room in ("data", "evaluation", "hub", "serving", "training"))]
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
-    "evaluate": (EvaluationArguments, DataArguments),
-    "recommend": RecommendArguments,
+    "evaluate": (EvaluationArguments, DataArguments, RuleArguments),
+    "recommend": (RecommendArguments, RuleArguments),
     "export": ExportArguments,
     "embed": EmbedArguments,
     "add-items": AddItemsArguments,

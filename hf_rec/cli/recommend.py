@@ -8,7 +8,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
-from ..data.columns import as_array
+from ..data.columns import as_array, is_list
 from ..data.encode import histories_of, raw_values
 from ..data.files import read_table
 from ..model.features import Feature
@@ -67,9 +67,12 @@ def main(arguments: list[str] | None = None) -> None:
     features, rules = recommend.model.config.features, recommend.model.rules if given.rules is None else given.rules
     items = given.load_items(recommend.tokenizer, log.item_column)
     compiled = recommend.rule_set(rules, (), items)
-    users, histories = read_histories(log, args.file, features, compiled) if args.file else ([None], [args.history])
-    if args.request:
-        histories = with_request(histories, json.loads(args.request))
+    request = json.loads(args.request) if args.request else {}
+    users, histories = [None], [args.history]
+    if args.file:
+        users, histories = read_histories(log, args.file, features, compiled, request)
+    if request:
+        histories = with_request(histories, request)
     lists = recommend(
         iter(histories),
         top_k=args.top_k,
@@ -98,16 +101,22 @@ def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
 
 
 def read_histories(
-    log: LogArguments, files: list[str], features: list[Feature], rules: RuleSet | None
+    log: LogArguments, files: list[str], features: list[Feature], rules: RuleSet | None, request: dict
 ) -> tuple[list[str], list]:
-    """The users of a log and their histories with all that the model and the rules read."""
-    keys = sorted(rules.request_keys) if rules else []
+    """The users of a log and their histories with all that the model and the rules read.
+
+    What rules read of a request is a column of --users_file, unless the request has it.
+    """
+    keys = sorted(rules.request_keys - {*request}) if rules else []
     sequences = log.load_sequences(log.open_files(files), [*feature_columns(features), *keys])
     histories = histories_of(sequences, features)
     if rules and (keys or rules.needs_timestamps):
         histories = [row if isinstance(row, dict) else {"item_ids": row} for row in histories]
         for name in [*keys, *(["timestamps"] if rules.needs_timestamps else [])]:
-            for row, value in zip(histories, raw_values(as_array(sequences[name]), name).to_pylist(), strict=True):
+            column = as_array(sequences[name])
+            if name in keys and is_list(column.type):
+                raise ValueError(f"the rules read {name!r} of a request, the log has it of each event; give --request")
+            for row, value in zip(histories, raw_values(column, name).to_pylist(), strict=True):
                 row[name] = value
     return sequences["user_id"][:], histories
 
