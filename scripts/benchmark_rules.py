@@ -23,7 +23,7 @@ from hf_rec.model.modeling_bert4rec import recommender_class
 BRANDS, GENRES = 500, 18
 SCORES = [
     {"rule": "deny", "where": {"column": "genre", "any_of": ["genre 3"]}},
-    {"rule": "allow", "where": {"column": "price", "between": [None, 90]}},
+    {"rule": "allow", "where": {"column": "price", "between": [1, None]}},
     {"rule": "boost", "where": {"column": "genre", "any_of": ["genre 1", "genre 2"]}, "factor": 2},
 ]
 LISTS = [

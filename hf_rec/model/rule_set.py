@@ -229,7 +229,8 @@ class Catalogue:
         if any_of is None:
             return codes
         if unknown := sorted({*any_of} - {*names}):
-            raise ValueError(f"no item has {unknown} as {name!r}")
+            more = ", ..." if len(names) > 20 else ""
+            raise ValueError(f"no item has {unknown} as {name!r}; there are {', '.join(names[:20])}{more}")
         kept = np.array([False, *(category in {*any_of} for category in names)])
         return np.where(kept[codes], codes, 0)
 
