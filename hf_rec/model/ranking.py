@@ -132,7 +132,7 @@ def gather_candidates(
     """
     ids, values = top_items(scores, size)
     more = [torch.tensor([[*variant.pins.values()]], device=ids.device, dtype=torch.long).expand(len(ids), -1)]
-    for mask in variant.masks:
+    for mask in variant.groups:
         if ((mask[ids] & (values > -torch.inf)).sum(-1) < k).any():
             more.append(top_items(scores.masked_fill(~mask, -torch.inf), k)[0])
     more = torch.cat(more, dim=1)

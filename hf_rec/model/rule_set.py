@@ -34,6 +34,8 @@ from .selection import Constraint, Relevance
 logger = logging.get_logger(__name__)
 
 DAY = 86_400  # seconds
+ROUNDING = 1e-6  # of shares times places
+TOO_MUCH = 2**30  # more items than any list has
 MOST_VARIANTS = 64  # of a rule set that are kept: 4 bytes an item each
 MOST_MEMBERSHIPS = 2**28  # items times categories, of a rule "variety" over a column
 
@@ -69,45 +71,46 @@ class PinsAndShares(Constraint):
         free: (rows, n) the candidates with the best scores.
     """
 
-    def __init__(self, pins: Mapping[int, int], shares: torch.Tensor, masks: torch.Tensor, free: torch.Tensor):
+    def __init__(self, pins: Mapping[int, int], shares: np.ndarray, masks: np.ndarray, free: np.ndarray):
         self.pins, self.shares, self.masks, self.free = pins, shares, masks, free
 
-    def start(self, ids: torch.Tensor, scores: torch.Tensor, length: int) -> None:
-        known = scores > -torch.inf
+    def start(self, ids: np.ndarray, scores: np.ndarray, length: int) -> None:
+        known = scores > -np.inf
         own = {place: (ids == item) & known for place, item in self.pins.items()}
-        self.pinned = {place: (mask, mask.any(-1, keepdim=True)) for place, mask in own.items() if place < length}
-        self.unpinned = ~sum(own.values(), torch.zeros_like(known))
+        self.pinned = {place: (mask, mask.any(-1, keepdims=True)) for place, mask in own.items() if place < length}
+        self.unpinned = ~sum(own.values(), np.zeros_like(known))
         self.open = self.unpinned & self.free
+        self.rows = np.arange(len(ids))
         if len(self.masks):
             self.start_shares(ids, length)
 
-    def start_shares(self, ids: torch.Tensor, length: int) -> None:
+    def start_shares(self, ids: np.ndarray, length: int) -> None:
         """What the groups, and each set of groups together, need at each place.
 
         Sets of groups and the groups of an item are numbers whose bits are the groups. A set lacks items at a place if
         the items that it needs until some later place, without those that are pinned, are more than there are places.
         """
-        groups = torch.arange(len(self.masks), device=ids.device)
+        groups = np.arange(len(self.masks))
         members = self.masks[:, ids]  # (groups, rows, n)
-        self.patterns = (members.long() << groups[:, None, None]).sum(0)  # (rows, n)
-        sets = ((torch.arange(2 ** len(groups), device=ids.device).unsqueeze(1) >> groups) & 1).float()
+        self.patterns = (members << groups[:, None, None]).sum(0)  # (rows, n)
+        sets = (np.arange(2 ** len(groups))[:, None] >> groups) & 1
         self.sets, self.singles = sets, 2**groups  # (sets, groups), and the sets of one group
         self.overlap = sets @ sets.T  # (sets, patterns) how many groups of a set an item counts for
-        pinned = torch.zeros(len(ids), length, len(groups), device=ids.device)
-        taken = torch.zeros(len(ids), length, device=ids.device)
+        pinned = np.zeros((len(ids), length, len(groups)), dtype=np.int64)
+        taken = np.zeros((len(ids), length), dtype=np.int64)
         for place, (own, has_pin) in self.pinned.items():
-            pinned[:, place] = (members & own).any(-1).float().T
-            taken[:, place] = has_pin.squeeze(1).float()
-        numbers = torch.arange(1, length + 1, device=ids.device)
-        self.needed = (self.shares * numbers.unsqueeze(1) + 1e-6).floor()  # (length, groups) of the first places
+            pinned[:, place] = (members & own).any(-1).T
+            taken[:, place] = has_pin[:, 0]
+        numbers = np.arange(1, length + 1)
+        self.needed = np.floor(self.shares * numbers[:, None] + ROUNDING).astype(np.int64)  # (length, groups)
         pinned = pinned.cumsum(1) @ sets.T  # (rows, length, sets)
-        before = (numbers - taken.cumsum(1)).unsqueeze(-1)  # places without a pin
+        before = (numbers - taken.cumsum(1))[..., None]  # places without a pin
         debt = self.needed @ sets.T - pinned - before
-        self.debt = debt.flip(1).cummax(1).values.flip(1) + pinned + before  # if only one place is left after this one
-        self.held = torch.zeros(len(ids), len(sets), device=ids.device)
+        self.debt = np.maximum.accumulate(debt[:, ::-1], axis=1)[:, ::-1] + pinned + before
+        self.held = np.zeros((len(ids), len(sets)), dtype=np.int64)
 
-    def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:
-        if not len(self.masks) or bool((self.debt[:, place] <= self.held).all()):  # no group is behind
+    def restrict(self, allowed: np.ndarray, place: int) -> np.ndarray:
+        if not len(self.masks) or (self.debt[:, place] <= self.held).all():  # no group is behind
             usual, enough = allowed & self.open, True
         else:
             fits, enough, behind = self.judge(allowed & self.unpinned, place)
@@ -115,22 +118,23 @@ class PinsAndShares(Constraint):
         if place not in self.pinned:
             return usual
         own, has_pin = self.pinned[place]
-        return torch.where(has_pin, allowed & own & enough, usual)
+        return np.where(has_pin, allowed & own & enough, usual)
 
-    def judge(self, allowed: torch.Tensor, place: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def judge(self, allowed: np.ndarray, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Which candidates are among those that leave most room for the groups, and which are enough for the groups at
         this place, both (rows, n); and (rows, 1) whether an item of no group does not fit."""
-        excess = ((self.debt[:, place] - self.held).unsqueeze(-1) - self.overlap).amax(1)  # (rows, patterns)
+        rows = self.rows[:, None]
+        excess = ((self.debt[:, place] - self.held)[:, :, None] - self.overlap).max(1)  # (rows, patterns)
         lacking = self.needed[place] - self.held[:, self.singles]  # (rows, groups)
-        enough = (lacking.unsqueeze(1) <= self.sets).all(-1)  # (rows, patterns)
-        excess = excess.masked_fill(~enough, torch.inf)
-        best = excess.gather(1, self.patterns).masked_fill(~allowed, torch.inf).amin(-1, keepdim=True)
+        enough = (lacking[:, None] <= self.sets).all(-1)  # (rows, patterns)
+        excess = np.where(enough, excess, TOO_MUCH)
+        best = np.where(allowed, excess[rows, self.patterns], TOO_MUCH).min(-1, keepdims=True)
         fits = enough & (excess <= best)
-        return fits.gather(1, self.patterns), enough.gather(1, self.patterns), ~fits[:, :1]
+        return fits[rows, self.patterns], enough[rows, self.patterns], ~fits[:, :1]
 
-    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:  # noqa: ARG002
+    def add(self, places: np.ndarray) -> None:
         if len(self.masks):
-            self.held = self.held + self.overlap[self.patterns.gather(1, places.unsqueeze(1)).squeeze(1)]
+            self.held += self.overlap[self.patterns[self.rows, places]]
 
 
 class CategoryLimit(Constraint):
@@ -142,39 +146,33 @@ class CategoryLimit(Constraint):
         pins: Token ids.
     """
 
-    def __init__(self, count: int, codes: torch.Tensor, pins: Sequence[int]):
+    def __init__(self, count: int, codes: np.ndarray, pins: Sequence[int]):
         self.count, self.codes, self.pins = count, codes, pins
 
-    def start(self, ids: torch.Tensor, scores: torch.Tensor, length: int) -> None:  # noqa: ARG002
-        codes = self.codes[ids]
-        self.candidates = codes.masked_fill(codes == 0, -1)  # (rows, n, width)
-        self.counts = torch.zeros_like(codes)
-        self.rows = torch.arange(len(ids), device=ids.device)
-        self.pinned = torch.zeros_like(ids, dtype=torch.bool)
+    def start(self, ids: np.ndarray, scores: np.ndarray, length: int) -> None:  # noqa: ARG002
+        codes = self.codes[ids]  # (rows, n, width)
+        self.candidates = codes[..., None]
+        self.rows, pinned = np.arange(len(ids)), np.zeros_like(ids, dtype=bool)
+        self.counts = np.zeros_like(codes)  # of each category of a candidate
         for item in self.pins:
-            own = (ids == item) & (scores > -torch.inf)
-            self.pinned |= own
-            self.count_item(torch.where(own.any(-1, keepdim=True), self.codes[item], -2))
-        self.counted = self.candidates.masked_fill(
-            self.pinned.unsqueeze(-1) | (codes == 0), -2
-        )  # once a list has them
-        self.close()
+            own = (ids == item) & (scores > -np.inf)
+            self.count_item(np.where(own.any(-1, keepdims=True), self.codes[item], 0))
+            pinned |= own
+        self.counts[pinned] = -TOO_MUCH
+        self.counts[codes == 0] = -TOO_MUCH
+        self.counted = np.where(pinned[..., None], 0, codes)
+        self.open = (self.counts < self.count).all(-1)
 
-    def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:  # noqa: ARG002
+    def restrict(self, allowed: np.ndarray, place: int) -> np.ndarray:  # noqa: ARG002
         return allowed & self.open
 
-    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:  # noqa: ARG002
+    def add(self, places: np.ndarray) -> None:
         self.count_item(self.counted[self.rows, places])
-        self.close()
+        self.open = (self.counts < self.count).all(-1)
 
-    def count_item(self, codes: torch.Tensor) -> None:
+    def count_item(self, codes: np.ndarray) -> None:
         """Count the (rows, width) categories of an item for all candidates that have them."""
-        self.counts += (self.candidates.unsqueeze(-1) == codes[:, None, None, :]).any(-1)
-
-    def close(self) -> None:
-        """Find the candidates of which no category is full."""
-        full = (self.counts >= self.count) & (self.candidates > 0)
-        self.open = ~full.any(-1) | self.pinned
+        self.counts += (self.candidates == codes[:, None, None]).any(-1)
 
 
 @dataclass
@@ -267,14 +265,16 @@ class Variant:
         pins: Token ids by their places, counted from 0.
         limits: For each rule "at_most" its count and codes.
         shares, masks: (groups,) and (groups, vocab_size) of the rules "at_least".
+        groups: The masks as a tensor.
         variety: The rule, or None.
     """
 
     bias: torch.Tensor | None
     pins: dict[int, int]
-    limits: list[tuple[int, torch.Tensor]]
-    shares: torch.Tensor
-    masks: torch.Tensor
+    limits: list[tuple[int, np.ndarray]]
+    shares: np.ndarray
+    masks: np.ndarray
+    groups: torch.Tensor
     variety: Variety | None
 
     @property
@@ -285,7 +285,7 @@ class Variant:
     def constraints(self, free: torch.Tensor) -> list[Constraint]:
         """For candidates of which `free` (rows, n) have the best scores. The last one is [`PinsAndShares`]."""
         limits = [CategoryLimit(count, codes, [*self.pins.values()]) for count, codes in self.limits]
-        return [*limits, PinsAndShares(self.pins, self.shares, self.masks, free)]
+        return [*limits, PinsAndShares(self.pins, self.shares, self.masks, free.cpu().numpy())]
 
 
 class RuleSet:
@@ -353,7 +353,7 @@ class RuleSet:
             if not (self.masks[number] & allowed).any():
                 raise ValueError(f"rule {self.names[number]!r} needs items of which none may be listed")
         disjoint = not shares or np.sum([self.masks[number] for number in shares], axis=0).max() < 2
-        if disjoint and (total := sum(self.rules[number].share for number in shares)) > 1 + 1e-6:
+        if disjoint and (total := sum(self.rules[number].share for number in shares)) > 1 + ROUNDING:
             names = [self.names[number] for number in shares]
             raise ValueError(f"rules {names} need {total:g} of a list, as no item counts for two of them")
         for number, rule in enumerate(self.rules):
@@ -396,7 +396,7 @@ class RuleSet:
             if isinstance(rule, AtLeast):
                 places = np.arange(1, max(pins) + 1)
                 others = np.array([place in pins and not self.masks[number][pins[place]] for place in places])
-                if (np.floor(rule.share * places + 1e-6) > places - others.cumsum()).any():
+                if (np.floor(rule.share * places + ROUNDING) > places - others.cumsum()).any():
                     raise ValueError(f"rule {self.names[number]!r} needs the places of pinned items of other kinds")
 
     def of_kind(self, kind: type[Rule], numbers: Sequence[int] | None = None) -> list:
@@ -493,8 +493,9 @@ class RuleSet:
         return Variant(
             self.bias(context),
             {place: catalogue.token_of[item] for place, item in pins},
-            [(count, catalogue.tensor(codes, torch.long)) for count, codes in limits],
-            torch.tensor([self.rules[number].share for number in shares], device=catalogue.device),
+            limits,
+            np.array([self.rules[number].share for number in shares]),
+            masks,
             catalogue.tensor(masks, torch.bool),
             next(iter(self.of_kind(Variety, numbers)), None),
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 
@@ -34,13 +35,16 @@ class Relevance:
 
 
 class Constraint:
-    """What may stand in a list: it keeps count of what is chosen, as an objective does."""
+    """What may stand in a list: it keeps count of what is chosen, as an objective does.
 
-    def start(self, ids: torch.Tensor, scores: torch.Tensor, length: int) -> None:
+    Constraints are in NumPy, whose small operations take less time than those of torch.
+    """
+
+    def start(self, ids: np.ndarray, scores: np.ndarray, length: int) -> None:
         """Begin lists of a length, as [`Relevance.start`]."""
         raise NotImplementedError
 
-    def restrict(self, allowed: torch.Tensor, place: int) -> torch.Tensor:
+    def restrict(self, allowed: np.ndarray, place: int) -> np.ndarray:
         """(rows, n) mask of the candidates that may stand at a place of the list, counted from 0.
 
         Args:
@@ -48,8 +52,8 @@ class Constraint:
         """
         raise NotImplementedError
 
-    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
-        """Know what was chosen, as [`Relevance.add`]."""
+    def add(self, places: np.ndarray) -> None:
+        """Know the (rows,) places of the chosen candidates. What is kept of a list that has ended is not read."""
 
 
 def select(
@@ -68,24 +72,26 @@ def select(
         (rows, min(k, n)) places of the chosen candidates. A list ends, with -1 from there on, where none is left that
         may stand at the next place.
     """
-    length = min(k, ids.shape[1])
+    length, rows = min(k, ids.shape[1]), np.arange(len(ids))
     objective.start(ids, scores)
+    given = ids.cpu().numpy(), scores.float().cpu().numpy()
     for constraint in constraints:
-        constraint.start(ids, scores, length)
-    left, chosen, counts = scores > -torch.inf, [], []
+        constraint.start(*given, length)
+    left = given[1] > -np.inf
+    chosen, whole = np.full((len(ids), length), -1), np.ones(len(ids), dtype=bool)
     for place in range(length):
         allowed = left
         for constraint in constraints:
             allowed = constraint.restrict(allowed, place)
-        gains, places = objective.gains().masked_fill(~allowed, -torch.inf).max(-1)
-        found = gains > -torch.inf
-        chosen.append(places)
-        counts.append(found)
-        left.scatter_(1, places.unsqueeze(1), False)
-        for part in (objective, *constraints):
-            part.add(places, found)
-    whole = torch.stack(counts, 1).cumprod(1).bool()
-    return torch.stack(chosen, 1).masked_fill(~whole, -1)
+        gains = np.where(allowed, objective.gains().float().cpu().numpy(), -np.inf)
+        places = gains.argmax(-1)
+        whole &= gains[rows, places] > -np.inf
+        chosen[whole, place] = places[whole]
+        left[rows, places] = False
+        objective.add(torch.from_numpy(places).to(ids.device), torch.from_numpy(whole.copy()).to(ids.device))
+        for constraint in constraints:
+            constraint.add(places)
+    return torch.from_numpy(chosen).to(ids.device)
 
 
 __all__ = ["Constraint", "Relevance", "select"]
