@@ -375,11 +375,8 @@ class RecommendationPipeline(HistoryPipeline):
         """
         if item_id not in self.id_of_item:
             raise ValueError(f"the item {item_id!r} is not in the catalogue of the model")
-        own = self._sanitize_parameters(**options)
-        preprocess, forward = (
-            dict(saved) | new
-            for saved, new in zip((self._preprocess_params, self._forward_params), own[:2], strict=True)
-        )
+        preprocess, forward, _ = self._sanitize_parameters(**options)
+        preprocess, forward = self._preprocess_params | preprocess, self._forward_params | forward
         token, config = self.id_of_item[item_id], self.model.config
         with self.get_inference_context()():
             inputs = self._ensure_tensor_on_device(self.preprocess([history], **preprocess), self.device)

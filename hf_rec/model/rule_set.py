@@ -229,7 +229,8 @@ class Catalogue:
         if unknown := sorted({*any_of} - {*names}):
             more = ", ..." if len(names) > 20 else ""
             raise ValueError(f"no item has {unknown} as {name!r}; there are {', '.join(names[:20])}{more}")
-        kept = np.array([False, *(category in {*any_of} for category in names)])
+        wanted = {*any_of}
+        kept = np.array([False, *(category in wanted for category in names)])
         return np.where(kept[codes], codes, 0)
 
     def items_where(self, where: Where) -> np.ndarray:
@@ -315,7 +316,9 @@ class RuleSet:
         for number, rule in enumerate(self.rules):
             self.named(number, self.check_rule, rule)
         self.check_together()
-        self.compiled_memberships = {}
+        self.compiled_memberships, self.objectives = {}, {}
+        columns = {rule.column for rule in self.of_kind(Eligible)}
+        self.category_names = {column: {*catalogue.column(column, "categories")[0]} for column in columns}
 
     def named(self, number: int, function: Callable, *arguments):
         """The result of a function, whose errors get the name of a rule."""
@@ -399,7 +402,7 @@ class RuleSet:
                 if (np.floor(rule.share * places + ROUNDING) > places - others.cumsum()).any():
                     raise ValueError(f"rule {self.names[number]!r} needs the places of pinned items of other kinds")
 
-    def of_kind(self, kind: type[Rule], numbers: Sequence[int] | None = None) -> list:
+    def of_kind(self, kind: type[Rule] | tuple, numbers: Sequence[int] | None = None) -> list:
         """The rules of a kind, among those with some numbers."""
         rules = self.rules if numbers is None else [self.rules[number] for number in numbers]
         return [rule for rule in rules if isinstance(rule, kind)]
@@ -441,10 +444,16 @@ class RuleSet:
                     raise ValueError(
                         f"rule {name!r} needs {rule.request!r} in the request, which has {sorted(request)}"
                     )
-                found.append(str(request[rule.request]))
+                found.append(self.known_category(name, rule.column, str(request[rule.request])))
             else:
                 found.append(None)
         return tuple(found)
+
+    def known_category(self, rule_name: str, column: str, category: str) -> str:
+        """The category, if any item has it in a column."""
+        if category not in self.category_names[column]:
+            raise ValueError(f"rule {rule_name!r} leaves no item for {category!r}, which no item has as {column!r}")
+        return category
 
     def number(self, context: tuple) -> int:
         """The number of a context, which stands for it in tensors."""
@@ -543,13 +552,19 @@ class RuleSet:
         """
         if rule is None:
             return Relevance()
-        given = {"weight": rule.weight} | ({} if rule.window is None else {"window": rule.window})
-        objective = OBJECTIVES[rule.method](**given)
-        vectors = self.catalogue.vectors() if rule.over is None else self.shares_of(rule.over)
-        if rule.method not in BY_MIX:
-            return objective.bind(vectors)
-        mixes = torch.nn.functional.embedding_bag(histories, vectors, mode="sum")
-        return objective.bind(vectors, mixes / mixes.sum(-1, keepdim=True).clamp(min=1e-9))
+        if rule.method in BY_MIX:
+            shares = self.shares_of(rule.over)
+            mixes = torch.nn.functional.embedding_bag(histories, shares, mode="sum")
+            return self.new_objective(rule).bind(shares, mixes / mixes.sum(-1, keepdim=True).clamp(min=1e-9))
+        if id(rule) not in self.objectives:
+            vectors = self.catalogue.vectors() if rule.over is None else self.shares_of(rule.over)
+            self.objectives[id(rule)] = self.new_objective(rule).bind(vectors)
+        return self.objectives[id(rule)]
+
+    def new_objective(self, rule: Variety) -> Relevance:
+        """The objective of a method with the options of a rule."""
+        window = {} if rule.window is None else {"window": rule.window}
+        return OBJECTIVES[rule.method](weight=rule.weight, **window)
 
     def shares_of(self, name: str) -> torch.Tensor:
         """(vocab_size, categories) shares: the categories of an item share it equally."""
@@ -571,6 +586,7 @@ class RuleSet:
         for part in ("rules", "names", "masks"):
             values = getattr(self, part)
             setattr(left, part, values[:number] + values[number + 1 :])
+        left.category_names = self.category_names
         return left
 
 

@@ -224,7 +224,7 @@ def test_an_unknown_region_is_an_error_and_a_missing_one_too():
     with pytest.raises(ValueError, match=r"'eligible 1' needs 'shop' in the request"):
         rules.context(None, {})
     with pytest.raises(ValueError, match="'eligible 1' leaves no item for 'w'"):
-        rules.variant(rules.context(None, {"shop": "w"}))
+        rules.context(None, {"shop": "w"})
     assert rules.variant(rules.context(None, {"shop": "y"})).bias.tolist() == [-np.inf] * 2 + [0, 0] + [-np.inf] * 2
 
 
