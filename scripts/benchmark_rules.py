@@ -20,14 +20,14 @@ from hf_rec import Bert4RecConfig, ItemTokenizer
 from hf_rec.model.item_columns import Categories, ItemColumns
 from hf_rec.model.modeling_bert4rec import recommender_class
 
-BRANDS, GENRES = 500, 18
+BRANDS, GENRES, PINNED = 500, 18, "item-7"
 SCORES = [
     {"rule": "deny", "where": {"column": "genre", "any_of": ["genre 3"]}},
     {"rule": "allow", "where": {"column": "price", "between": [1, None]}},
     {"rule": "boost", "where": {"column": "genre", "any_of": ["genre 1", "genre 2"]}, "factor": 2},
 ]
 LISTS = [
-    {"rule": "pin", "item": "item-7", "place": 3},
+    {"rule": "pin", "item": PINNED, "place": 3},
     {"rule": "at_most", "count": 2, "column": "brand"},
     {"rule": "at_least", "share": 0.3, "where": {"column": "price", "between": [None, 20]}},
 ]
@@ -66,8 +66,10 @@ def random_pipeline(num_items: int):
     rng = np.random.default_rng(0)
     brands = rng.integers(1, BRANDS + 1, (len(tokenizer), 1), dtype=np.int32)
     genres = rng.integers(0, GENRES + 1, (len(tokenizer), 3), dtype=np.int32)
+    prices, pinned = rng.uniform(0, 100, len(tokenizer)), tokenizer.convert_tokens_to_ids(PINNED)
+    prices[pinned], genres[pinned] = 50.0, 0  # that the other rules allow
     model.item_columns = ItemColumns(
-        {"price": rng.uniform(0, 100, len(tokenizer))},
+        {"price": prices},
         {
             "brand": Categories([f"brand {number}" for number in range(BRANDS)], brands),
             "genre": Categories([f"genre {number}" for number in range(GENRES)], genres),
