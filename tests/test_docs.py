@@ -17,6 +17,7 @@ from transformers import HfArgumentParser
 
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.add_items import AddItemsArguments
+from hf_rec.cli.arguments import RuleArguments
 from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.explain import ExplainArguments, TitleArguments
@@ -42,8 +43,8 @@ PACKAGES = [
 ]
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
-    "evaluate": (EvaluationArguments, DataArguments),
-    "recommend": RecommendArguments,
+    "evaluate": (EvaluationArguments, DataArguments, RuleArguments),
+    "recommend": (RecommendArguments, RuleArguments),
     "explain": (ExplainArguments, TitleArguments),
     "map-items": (MapArguments, TitleArguments),
     "export": ExportArguments,

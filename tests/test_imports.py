@@ -134,7 +134,7 @@ def test_the_code_that_travels_to_the_hub_needs_only_flat_siblings_and_stock_pac
     for node in ast.walk(TREES[module]):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1 and node.module and "." not in node.module, ast.unparse(node)
-    stock = {"torch", "transformers", "huggingface_hub", "numpy"}
+    stock = {"torch", "transformers", "huggingface_hub", "numpy", "safetensors"}
     assert imported_packages(module) <= stock | sys.stdlib_module_names
 
 

@@ -4,18 +4,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from datasets import Dataset, DatasetDict, load_dataset
 
 from ..data.encode import DERIVED
 from ..data.expressions import columns_of, filter_table
 from ..data.files import TableFiles
-from ..data.items import one_row_each
+from ..data.items import item_columns, one_row_each
 from ..data.sequences import build_sequences, read_sequences
 from ..data.sources import PRESETS, as_table, column_names, load_log
 from ..data.splits import join_splits, leave_one_out, temporal_split
+from ..data.tokenization_items import ItemTokenizer
 from ..data.users import join_users
 from ..model.features import Feature
+from ..model.item_columns import ItemColumns
+from ..model.rules import Eligible, Rule, read_rules
 
 # Options that are valid only for a table of the user's own.
 TABLE = (
@@ -234,6 +238,41 @@ class DataArguments(LogArguments):
         return log
 
 
+@dataclass
+class RuleArguments:
+    """The rules that lists obey."""
+
+    rules_file: Path | None = field(
+        default=None, metadata={"help": "Rules as JSON, in place of those saved with the model; [] for none."}
+    )
+    items_file: list[str] | None = field(
+        default=None,
+        metadata={"help": "A table with one row for each item, for rules and titles, in place of the saved columns."},
+    )
+    kept_columns: list[str] | None = field(
+        default=None, metadata={"help": "Its columns that the rules read, as for `hf-rec train`."}
+    )
+
+    def __post_init__(self):
+        if bool(self.items_file) != bool(self.kept_columns):
+            raise ValueError("give both of --items_file and --kept_columns, or none")
+
+    @property
+    def rules(self) -> tuple[Rule, ...] | None:
+        """The rules of the file; None for the saved ones."""
+        return None if self.rules_file is None else read_rules(self.rules_file)
+
+    def load_items(
+        self, tokenizer: ItemTokenizer, item_column: str, counts: np.ndarray | None = None
+    ) -> ItemColumns | None:
+        """The item columns of the table, with the interactions of each token if they are known; None for the saved
+        ones."""
+        if not self.items_file:
+            return None
+        table = TableFiles(self.items_file, [item_column])
+        return item_columns(table, tokenizer.item_ids, self.kept_columns, item_column, counts)
+
+
 def items_of_log(log, item_column: str, columns: Iterable[str], filter: str | None = None) -> pa.Table:
     """A row for each item of a log, with its most frequent value of each column, of the rows for which a filter is
     true."""
@@ -251,4 +290,17 @@ def feature_columns(features: Iterable[Feature]) -> list[str]:
     return [feature.column for feature in features if feature.kind not in DERIVED]
 
 
-__all__ = ["FLAG", "DataArguments", "LogArguments", "feature_columns", "items_of_log"]
+def rule_columns(rules: Iterable[Rule]) -> list[str]:
+    """The columns of a log that rules read of requests."""
+    return [rule.request for rule in rules if isinstance(rule, Eligible)]
+
+
+__all__ = [
+    "FLAG",
+    "DataArguments",
+    "LogArguments",
+    "RuleArguments",
+    "feature_columns",
+    "items_of_log",
+    "rule_columns",
+]

@@ -1,6 +1,7 @@
 """Evaluate a saved recommender or classifier on the test split of an interaction log, beside baselines."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,10 +13,12 @@ from ..evaluation.history_length import evaluate_history_lengths, history_length
 from ..hub.card import results_tables
 from ..hub.classifier_card import label_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
+from ..model.modeling_bert4rec import saved_rules
+from ..model.rules import Rule, label_rules
 from ..training.classify import evaluate_classifier
 from ..training.create import load_model
 from ..training.run import evaluate_recommender
-from .arguments import DataArguments, feature_columns
+from .arguments import DataArguments, RuleArguments, feature_columns, rule_columns
 from .task import TaskArguments
 
 
@@ -48,8 +51,9 @@ class EvaluationArguments:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = HfArgumentParser((EvaluationArguments, DataArguments), prog="hf-rec evaluate", description=__doc__)
-    evaluation, data = parser.parse_args_into_dataclasses(arguments)
+    kinds = (EvaluationArguments, DataArguments, RuleArguments)
+    parser = HfArgumentParser(kinds, prog="hf-rec evaluate", description=__doc__)
+    evaluation, data, given = parser.parse_args_into_dataclasses(arguments)
     if evaluation.history_lengths and data.hold_out_items:
         raise ValueError("--history_lengths cuts the histories of all targets; leave out --hold_out_items")
     config = Bert4RecConfig.from_pretrained(evaluation.model_name_or_path)
@@ -58,16 +62,20 @@ def main(arguments: list[str] | None = None) -> None:
             f"--label_column is the label of a classifier; {evaluation.model_name_or_path} has "
             f"label_of={config.label_of!r}"
         )
-    evaluate = evaluate_labels if config.label_of else evaluate_lists
-    results = evaluate(evaluation, data, config)
+    if config.label_of:
+        results = evaluate_labels(evaluation, data, config, given)
+    else:
+        results = evaluate_lists(evaluation, data, config, given)
     if evaluation.output_file:
         evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
-def evaluate_labels(evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig) -> dict:
+def evaluate_labels(
+    evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig, given: RuleArguments
+) -> dict:
     """Print the metrics of a classifier."""
     task = TaskArguments("classification", evaluation.label_column, config.label_of)
-    task.refuse(data, history_lengths=evaluation.history_lengths)
+    task.refuse(data, history_lengths=evaluation.history_lengths, rules_file=given.rules_file)
     splits = task.load_splits(data, feature_columns(config.features), evaluation.seed)
     results = evaluate_classifier(
         evaluation.model_name_or_path, splits, evaluation.label_column, evaluation.batch_size or 64
@@ -76,20 +84,33 @@ def evaluate_labels(evaluation: EvaluationArguments, data: DataArguments, config
     return results
 
 
-def evaluate_lists(evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig) -> dict:
+def evaluate_lists(
+    evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig, given: RuleArguments
+) -> dict:
     """Print the metrics of a recommender."""
-    splits = data.load_splits(feature_columns(config.features))
+    rules = saved_rules(evaluation.model_name_or_path) if given.rules is None else given.rules
+    if rules and evaluation.history_lengths:
+        raise ValueError("--history_lengths ranks without rules; give a --rules_file with []")
+    splits = data.load_splits([*feature_columns(config.features), *rule_columns(rules)])
     results = evaluate_recommender(
         evaluation.model_name_or_path,
         splits,
         exclude_seen=data.exclude_seen,
         batch_size=evaluation.batch_size,
         hold_out=data.hold_out_items,
+        rules=rules,
+        items=lambda tokenizer, counts: given.load_items(tokenizer, data.item_column, counts),
     )
-    print(f"\nTest metrics on {data.title}, {data.split_name}, full ranking:\n\n{results_tables(results)}")
+    protocol = f"{data.split_name}, full ranking{obeying(rules)}"
+    print(f"\nTest metrics on {data.title}, {protocol}:\n\n{results_tables(results)}")
     if evaluation.history_lengths:
         results["history_lengths"] = by_history_length(evaluation, splits, data.exclude_seen)
     return results
+
+
+def obeying(rules: Sequence[Rule]) -> str:
+    """What a title says of rules."""
+    return f", by the rules {', '.join(label_rules(rules))}" if rules else ""
 
 
 def by_history_length(evaluation: EvaluationArguments, splits: DatasetDict, exclude_seen: bool | None) -> dict:

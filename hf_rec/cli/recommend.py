@@ -8,11 +8,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
-from ..data.encode import histories_of
+from ..data.columns import as_array, is_list
+from ..data.encode import histories_of, raw_values
 from ..data.files import read_table
 from ..model.features import Feature
 from ..model.pipeline_bert4rec import RecommendationPipeline
-from .arguments import FLAG, LogArguments, feature_columns
+from ..model.rule_set import RuleSet
+from .arguments import FLAG, LogArguments, RuleArguments, feature_columns
 
 
 @dataclass
@@ -43,6 +45,10 @@ class RecommendArguments:
     candidates: list[str] | None = field(default=None, metadata={"help": "Item ids to choose from."})
     blocked: list[str] | None = field(default=None, metadata={"help": "Item ids that are left out."})
 
+    explain_rules: bool = field(
+        default=False, metadata={"help": "Also print what the rules did to each recommended item."}
+    )
+
     def __post_init__(self):
         if len(self.history) == 1 and self.history[0].startswith("["):
             self.history = json.loads(self.history[0])
@@ -52,20 +58,30 @@ class RecommendArguments:
 
 def main(arguments: list[str] | None = None) -> None:
     """Print one JSON object a line: the user, where there is one, and the recommended items."""
-    parser = HfArgumentParser((RecommendArguments, LogArguments), prog="hf-rec recommend", description=__doc__)
-    args, log = parser.parse_args_into_dataclasses(arguments)
+    parser = HfArgumentParser(
+        (RecommendArguments, LogArguments, RuleArguments), prog="hf-rec recommend", description=__doc__
+    )
+    args, log, given = parser.parse_args_into_dataclasses(arguments)
     titles = read_titles(args, log.item_column) if args.titles_file else {}
     recommend = open_recommender(args.model_name_or_path)
-    features = recommend.model.config.features
-    users, histories = read_histories(log, args.file, features) if args.file else ([None], [args.history])
-    if args.request:
-        histories = with_request(histories, json.loads(args.request))
+    features, rules = recommend.model.config.features, recommend.model.rules if given.rules is None else given.rules
+    items = given.load_items(recommend.tokenizer, log.item_column)
+    compiled = recommend.rule_set(rules, (), items)
+    request = json.loads(args.request) if args.request else {}
+    users, histories = [None], [args.history]
+    if args.file:
+        users, histories = read_histories(log, args.file, features, compiled, request)
+    if request:
+        histories = with_request(histories, request)
     lists = recommend(
         iter(histories),
         top_k=args.top_k,
         exclude_seen=None if args.include_seen is None else not args.include_seen,
         candidates=args.candidates,
         blocked=args.blocked,
+        rules=rules,
+        items=items,
+        explain_rules=args.explain_rules,
     )
     for user, recommended in zip(users, tqdm(lists, total=len(users), disable=not args.file), strict=True):
         for entry in recommended:
@@ -84,10 +100,25 @@ def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
     return pipeline("recommendation", model=model_name_or_path)
 
 
-def read_histories(log: LogArguments, files: list[str], features: list[Feature]) -> tuple[list[str], list]:
-    """The users of a log and their histories with all that the model reads."""
-    sequences = log.load_sequences(log.open_files(files), feature_columns(features))
-    return sequences["user_id"][:], histories_of(sequences, features)
+def read_histories(
+    log: LogArguments, files: list[str], features: list[Feature], rules: RuleSet | None, request: dict
+) -> tuple[list[str], list]:
+    """The users of a log and their histories with all that the model and the rules read.
+
+    What rules read of a request is a column of --users_file, unless the request has it.
+    """
+    keys = sorted(rules.request_keys - {*request}) if rules else []
+    sequences = log.load_sequences(log.open_files(files), [*feature_columns(features), *keys])
+    histories = histories_of(sequences, features)
+    if rules and (keys or rules.needs_timestamps):
+        histories = [row if isinstance(row, dict) else {"item_ids": row} for row in histories]
+        for name in [*keys, *(["timestamps"] if rules.needs_timestamps else [])]:
+            column = as_array(sequences[name])
+            if name in keys and is_list(column.type):
+                raise ValueError(f"the rules read {name!r} of a request, the log has it of each event; give --request")
+            for row, value in zip(histories, raw_values(column, name).to_pylist(), strict=True):
+                row[name] = value
+    return sequences["user_id"][:], histories
 
 
 def with_request(histories: list, request: dict) -> list[dict]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from ..data.encode import split_name
+from ..data.items import split_kept
 from ..hub.card import results_tables
 from ..hub.classifier_card import label_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
@@ -73,6 +74,13 @@ class ModelArguments:
         metadata={
             "help": "Columns of the items that a new model reads: categories, numbers, lists of categories, "
             "vectors; 'name:kind' says which if the type does not."
+        },
+    )
+    kept_columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns of --items_file that a new model keeps for rules and answers, as price, brand and title; "
+            "'name:kind' with number, category, bag or text. interactions: their number in the training data."
         },
     )
     remove_items: list[str] | None = field(
@@ -169,7 +177,8 @@ class ModelArguments:
             columns = [
                 feature.name for feature in Bert4RecConfig.from_pretrained(self.model_name_or_path).item_features
             ]
-        return data.items_of_log([split_name(column)[0] for column in columns or []])
+        kept = [split_kept(column)[0] for column in self.kept_columns or []]
+        return data.items_of_log([*(split_name(column)[0] for column in columns or []), *kept])
 
     def columns(self) -> list[str]:
         """Columns of the log that the model reads."""
@@ -226,6 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
             replace=model.replace_items,
             hold_out=data.hold_out_items,
             new_item_loss=model.new_item_loss,
+            kept_columns=model.kept_columns or (),
             collator=model.collator,
             **shared,
         )

@@ -4,7 +4,7 @@ from .collator import RecommendationCollator
 from .encode import fit_features, histories_of, name_features, tokenize_splits
 from .expressions import evaluate_expression, filter_table
 from .files import TableFiles, read_table
-from .items import align_items, name_item_features, one_row_each
+from .items import align_items, item_columns, name_item_features, one_row_each
 from .label_collator import LabelCollator
 from .labels import add_event_labels, fit_label, split_users, tokenize_labels
 from .sequences import build_sequences, load_preset, read_sequences
@@ -28,6 +28,7 @@ __all__ = [
     "fit_label",
     "histories_of",
     "hold_out_items",
+    "item_columns",
     "join_splits",
     "join_users",
     "leave_one_out",

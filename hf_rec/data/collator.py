@@ -11,7 +11,7 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_inputs, build_request
 
 START_PROBABILITY = 0.1  # share of a causal model's training rows that begin with a mask
-COLLATED = ("basket_ids", "seen_ids")  # columns that the collator reads and no model does
+COLLATED = ("basket_ids", "seen_ids", "rule_numbers")  # columns that the collator reads and no model does
 FORGET_PROBABILITY = 0.1  # share of the rows without features, and of the other features that are hidden
 
 
@@ -29,7 +29,8 @@ class RecommendationCollator:
     other features is hidden, as they may be missing in serving.
 
     A row with `labels`, the id of the next item, is for evaluation and becomes what the pipeline makes of its history.
-    Its `seen_ids`, where there are some, are left out of the ranking in place of the items of its history.
+    Its `seen_ids`, where there are some, are left out of the ranking in place of the items of its history; with
+    `rule_numbers`, also where `config.exclude_seen` is false.
 
     Random numbers come from torch's global generator. The Trainer seeds it, restores it on resuming and seeds it anew
     in each data-loader worker.
@@ -65,7 +66,11 @@ class RecommendationCollator:
             )
         if "labels" in rows[0]:
             seen = [row["seen_ids"] for row in rows] if "seen_ids" in rows[0] else None
-            batch = build_request(self.config, histories, event_features, self.config.exclude_seen, seen=seen)
+            by_rules = "rule_numbers" in rows[0]  # which seen items are left out
+            exclude_seen = self.config.exclude_seen or by_rules
+            batch = build_request(self.config, histories, event_features, exclude_seen, seen=seen)
+            if by_rules:
+                batch["rule_numbers"] = torch.tensor([row["rule_numbers"] for row in rows])
             return batch | {"labels": torch.tensor([[row["labels"]] for row in rows])}
         baskets = [row["basket_ids"] for row in rows] if "basket_ids" in rows[0] else None
         if baskets:

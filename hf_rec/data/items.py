@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from transformers.utils import logging
 
 from ..model.features import Feature, fit
+from ..model.item_columns import ITEM_KINDS, ItemColumns
 from .columns import as_array, id_strings, is_list, is_string
 from .encode import kind_of_type, numbers_of, split_name
 from .files import TableFiles, is_path
@@ -15,6 +16,7 @@ from .sources import as_table, column_names
 
 logger = logging.get_logger(__name__)
 
+INTERACTIONS = "interactions"  # the kept column that is counted in the training data
 SEPARATORS = ("|", ";", ",")  # of several categories in one text
 
 
@@ -139,6 +141,76 @@ def item_values(features: Sequence[Feature], items: pa.Table) -> Mapping[str, Se
     return values
 
 
+def item_columns(
+    items, item_ids: pa.Array, columns: Iterable[str], item_column: str = "item_id", counts: np.ndarray | None = None
+) -> ItemColumns:
+    """What rules and answers read of items, by the columns of a table.
+
+    Lists are bags of categories; numbers, truth values (0 and 1), dates and times (seconds since 1970) are numbers;
+    strings of which most are distinct are texts, other strings categories. "name:kind" says otherwise.
+
+    Args:
+        items: As for [`align_items`]; None if only "interactions" is kept.
+        item_ids: For each row the item id, null for a row without an item, such as [`ItemTokenizer.item_ids`].
+        columns: Their names. "interactions", if the table has no such column, is `counts`.
+        counts: (rows,) interactions of each item in the training data.
+
+    Raises:
+        ValueError: for a missing column, an unknown kind, and values that are not of a kind.
+
+    Example:
+        >>> table = pa.table({"item_id": ["a", "b"], "price": [1.5, 2.0], "brand": ["x", "x"]})
+        >>> item_columns(table, pa.array([None, "b"]), ["price", "brand"]).kinds
+        {'price': 'number', 'brand': 'category'}
+    """
+    wanted = dict(map(split_kept, columns))
+    counted = INTERACTIONS in wanted and (items is None or INTERACTIONS not in column_names(items))
+    if counted and counts is None:
+        raise ValueError(f"{INTERACTIONS!r} are counted in training data, which there are none of here")
+    read = [name for name in wanted if not (counted and name == INTERACTIONS)]
+    if read and items is None:
+        raise ValueError(f"to keep {read} of the items needs a table of the items (--items_file)")
+    table = align_items(items, item_ids, read, item_column) if read else pa.table({})
+    kinds, values = {}, {}
+    for name in read:
+        column = as_array(table[name])
+        kinds[name] = "bag" if is_list(column.type) else wanted[name] or kept_kind(column)
+        try:
+            values[name] = kept_values(column, kinds[name])
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise ValueError(f"the column {name!r} of the items is no {kinds[name]}: {error}") from error
+    if counted:
+        kinds[INTERACTIONS] = "number"
+        values[INTERACTIONS] = counts
+    return ItemColumns.of(kinds, values)
+
+
+def split_kept(column: str) -> tuple[str, str | None]:
+    """The name and the kind of "name:kind", or of a name alone."""
+    name, _, kind = column.rpartition(":")
+    return (name, kind) if name and kind in ITEM_KINDS else (column, None)
+
+
+def kept_kind(column: pa.Array) -> str:
+    """The kind of a kept column whose kind is not given."""
+    if not is_string(column.type):
+        return "number"
+    return "text" if 2 * pc.count_distinct(column).as_py() > len(column) - column.null_count else "category"
+
+
+def kept_values(column: pa.Array, kind: str) -> Sequence:
+    """The raw values of a kept column."""
+    if kind == "number":
+        if pa.types.is_temporal(column.type):
+            column = pc.divide(column.cast(pa.timestamp("us")).cast(pa.int64()), 1_000_000)
+        return numbers_of(column.cast(pa.int8()) if pa.types.is_boolean(column.type) else column)
+    if kind == "bag" and is_string(column.type):
+        return split_bags(column.to_pylist())
+    if kind == "bag":
+        return [None if names is None else [*map(str, names)] for names in column.to_pylist()]
+    return [None if value is None else str(value) for value in column.to_pylist()]
+
+
 def split_bags(texts: Sequence[str | None]) -> list[list[str] | None]:
     """Several categories in one text each, at the first of `SEPARATORS` that occurs in any of them.
 
@@ -152,4 +224,4 @@ def split_bags(texts: Sequence[str | None]) -> list[list[str] | None]:
     ]
 
 
-__all__ = ["align_items", "fit_item_features", "item_values", "name_item_features", "one_row_each"]
+__all__ = ["align_items", "fit_item_features", "item_columns", "item_values", "name_item_features", "one_row_each"]

@@ -5,10 +5,13 @@ from .evaluate import evaluate, evaluate_baselines, ranking_metrics
 from .label_baselines import evaluate_label_baselines
 from .label_metrics import label_metrics
 from .metrics import RankingMetrics
+from .rules import add_rule_columns, compile_rules
 
 __all__ = [
     "BASELINES",
     "RankingMetrics",
+    "add_rule_columns",
+    "compile_rules",
     "evaluate",
     "evaluate_baselines",
     "evaluate_label_baselines",

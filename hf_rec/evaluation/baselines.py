@@ -13,6 +13,7 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
 from ..model.item_table import ItemContent
 from ..model.ranking import ban_items_
+from ..model.rule_set import BatchRules, RuleSet
 from .metrics import RankingMetrics, item_counts
 
 Scorer = Callable[[Sequence[Sequence[int]]], torch.Tensor]
@@ -100,17 +101,26 @@ def evaluate_scorer(
     metrics: RankingMetrics,
     batch_size: int = 256,
     description: str = "baseline",
+    rules: RuleSet | None = None,
 ) -> dict[str, float]:
-    """Metrics of a scorer on a tokenized split, ranked like the scores of a model with this configuration."""
+    """Metrics of a scorer on a tokenized split, ranked like the scores of a model with this configuration.
+
+    Args:
+        rules: Of a split with `rule_numbers`.
+    """
     ranked, labels = [], []
     for start in tqdm(range(0, len(dataset), batch_size), desc=description, leave=False):
         batch = dataset[start : start + batch_size]
         histories = batch["input_ids"]
         seen = batch.get("seen_ids")
-        banned = build_request(config, histories, exclude_seen=config.exclude_seen, seen=seen)["banned_ids"]
-        scores = ban_items_(score(histories), banned, config.unavailable_ids)
+        exclude_seen = config.exclude_seen or rules is not None
+        request = build_request(config, histories, exclude_seen=exclude_seen, seen=seen)
+        scores = ban_items_(score(histories), request["banned_ids"], config.unavailable_ids)
         labels.append(torch.tensor(batch["labels"]).unsqueeze(1))
-        ranked.append(metrics.preprocess(scores, labels[-1]))
+        held = None
+        if rules is not None:
+            held = BatchRules(rules, torch.tensor(batch["rule_numbers"]), request["input_ids"])
+        ranked.append(metrics.preprocess(scores, labels[-1], held))
     return metrics.compute(EvalPrediction(torch.cat(ranked).numpy(), torch.cat(labels).numpy()))
 
 

@@ -11,8 +11,10 @@ from transformers.utils import logging
 from ..data.collator import RecommendationCollator
 from ..data.columns import as_array, list_lengths
 from ..model.configuration_bert4rec import Bert4RecConfig
+from ..model.rule_set import RuleSet
 from .baselines import BASELINES, Scorer, evaluate_scorer
 from .metrics import RankingMetrics, item_counts
+from .rules import RuleTrainer
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +35,7 @@ def evaluate(
     split: str = "test",
     batch_size: int = 0,
     groups: Groups | None = None,
+    rules: RuleSet | None = None,
 ) -> dict[str, float]:
     """Ranking metrics of a model on a split.
 
@@ -42,23 +45,29 @@ def evaluate(
         split: Name of the split.
         batch_size: Histories that are ranked together; 0 chooses by the size of the catalogue.
         groups: Masks of items, for which accuracy is also given; see [`RankingMetrics`].
+        rules: That rank the lists, of a split with the columns of [`add_rule_columns`].
     """
     config = model.config
-    share = seen_targets(tokenized[split], config.unk_token_id) if config.exclude_seen else 0
+    excluded = "seen_ids" if rules is not None else "input_ids" if config.exclude_seen else None
+    share = seen_targets(tokenized[split], config.unk_token_id, excluded) if excluded else 0
     if share > 0.01:
         logger.warning(
             f"{share:.0%} of the {split} targets are items of their user's history, which the ranking leaves out, so "
-            "no model can find them; give --include_seen (exclude_seen=False) to rank them"
+            "no model can find them; give --include_seen (exclude_seen=False) to rank them, or change the rule "
+            "'exclude_seen' if there is one"
         )
     metrics = ranking_metrics(tokenized["train"], config, groups)
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(
-            model=model,
-            args=evaluation_arguments(scratch, args, batch_size or choose_eval_batch_size(config.vocab_size)),
-            data_collator=RecommendationCollator(config),
-            preprocess_logits_for_metrics=metrics.preprocess,
-            compute_metrics=metrics.compute,
-        )
+        options = {
+            "model": model,
+            "args": evaluation_arguments(scratch, args, batch_size or choose_eval_batch_size(config.vocab_size)),
+            "data_collator": RecommendationCollator(config),
+            "compute_metrics": metrics.compute,
+        }
+        if rules is None:
+            trainer = Trainer(**options, preprocess_logits_for_metrics=metrics.preprocess)
+        else:
+            trainer = RuleTrainer(**options, metrics=metrics, rules=rules)
         found = trainer.predict(tokenized[split], metric_key_prefix=split).metrics
     return {name.removeprefix(f"{split}_"): value for name, value in found.items()}
 
@@ -83,6 +92,7 @@ def evaluate_baselines(
     metrics: RankingMetrics,
     split: str = "test",
     baselines: Mapping[str, Callable[[Dataset, int], Scorer]] = BASELINES,
+    rules: RuleSet | None = None,
 ) -> dict[str, dict[str, float]]:
     """Metrics of baselines on a split, of popularity and the last-item Markov baseline by default."""
     return {
@@ -93,6 +103,7 @@ def evaluate_baselines(
             metrics,
             choose_eval_batch_size(config.vocab_size),
             description=name,
+            rules=rules,
         )
         for name, baseline in baselines.items()
     }
@@ -108,16 +119,17 @@ def choose_eval_batch_size(vocab_size: int) -> int:
     return min(max(MAX_SCORES // vocab_size, 1), 256)
 
 
-def seen_targets(split: Dataset, unk_token_id: int) -> float:
-    """Share of the targets that are items of the history before them; unknown items do not count.
+def seen_targets(split: Dataset, unk_token_id: int, column: str = "input_ids") -> float:
+    """Share of the targets that are items of the history before them, or of another column; unknown items do not
+    count.
 
     Example:
         >>> split = Dataset.from_dict({"input_ids": [[3, 4, 3], [5, 1], [4, 3]], "labels": [3, 1, 5]})
         >>> seen_targets(split, unk_token_id=1)
         0.3333333333333333
     """
-    lengths = list_lengths(as_array(split["input_ids"]))
-    input_ids = as_array(split["input_ids"]).flatten().to_numpy()
+    lengths = list_lengths(as_array(split[column]))
+    input_ids = as_array(split[column]).flatten().to_numpy()
     same = (input_ids == np.repeat(as_array(split["labels"]), lengths)) & (input_ids != unk_token_id)
     return len(np.unique(np.repeat(np.arange(len(lengths)), lengths)[same])) / len(lengths)
 

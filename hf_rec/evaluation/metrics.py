@@ -8,7 +8,8 @@ from datasets import Dataset
 from transformers import EvalPrediction
 
 from ..data.columns import as_array
-from ..model.ranking import target_rank, top_items
+from ..model.ranking import rank_items, rule_scores, target_rank
+from ..model.rule_set import BatchRules
 
 
 class RankingMetrics:
@@ -38,12 +39,14 @@ class RankingMetrics:
         self.ks = sorted(ks)
         self.groups = groups or {}
 
-    def preprocess(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def preprocess(self, logits: torch.Tensor, labels: torch.Tensor, rules: BatchRules | None = None) -> torch.Tensor:
         """Rank of the target, then the ids of the longest list, -1 where no item is left; no list has a banned target.
 
         Args:
             logits: (rows, vocab_size) scores, -inf for what may not be recommended.
             labels: (rows, length) target ids, one a row, -100 elsewhere.
+            rules: That hold in the rows. The rank is then the place in the list by the rules; a target outside of the
+                longest list has the rank of its score by the rules, or the first one after the list.
 
         Returns:
             (rows, 1 + longest list).
@@ -55,11 +58,16 @@ class RankingMetrics:
                 f"ranking needs one label and one row of {len(self.item_counts)} scores for each history, got scores "
                 f"of shape {tuple(logits.shape)} and {len(targets)} labels for {len(labels)} histories"
             )
-        ids, scores = top_items(logits, self.ks[-1])
+        ids, scores = rank_items(logits, self.ks[-1], rules=rules)
         ids = ids.masked_fill(~(scores > -torch.inf), -1)
         ids = torch.nn.functional.pad(ids, (0, self.ks[-1] - ids.shape[1]), value=-1)
+        logits = logits if rules is None else rule_scores(logits, rules)
         ranks = target_rank(logits, targets).unsqueeze(1)
         listed = logits.gather(1, targets.unsqueeze(1)) > -torch.inf
+        if rules is not None:
+            own = ids == targets.unsqueeze(1)
+            listed = own.any(1, keepdim=True)
+            ranks = torch.where(listed, own.int().argmax(1, keepdim=True) + 1, ranks)
         return torch.cat([torch.where(listed, ranks, ranks.clamp(min=self.ks[-1] + 1)), ids], dim=1)
 
     def compute(self, prediction: EvalPrediction) -> dict[str, float]:

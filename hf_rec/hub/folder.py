@@ -8,6 +8,9 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..model.item_columns import FILE as ITEM_COLUMNS
+from ..model.rules import FILE as RULES
+
 
 def save_recommender(
     folder: str | Path,
@@ -15,7 +18,8 @@ def save_recommender(
     tokenizer: PreTrainedTokenizerBase,
     card: ModelCard | None = None,
 ) -> None:
-    """Save weights, configuration, code, vocabulary and card to one folder, or leave it as it was.
+    """Save weights, configuration, code, vocabulary, item columns, rules and card to one folder, or leave it as it
+    was.
 
     Everything is written to a hidden folder first and moved in last, the weights at the very end: a folder that was
     interrupted on the way has none and does not load. A card that is replaced is kept as `README.md.bak`.
@@ -37,7 +41,7 @@ def save_recommender(
         folder.mkdir(exist_ok=True)
         if card is not None and (folder / "README.md").exists():
             os.replace(folder / "README.md", folder / "README.md.bak")
-        for name in ("config.json", "model.safetensors", "model.safetensors.index.json"):
+        for name in ("config.json", "model.safetensors", "model.safetensors.index.json", ITEM_COLUMNS, RULES):
             (folder / name).unlink(missing_ok=True)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name.startswith("model.safetensors")):
             os.replace(file, folder / file.name)

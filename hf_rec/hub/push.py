@@ -10,7 +10,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi
 # Model, vocabulary, card and results of a recommender.
 BELONGS = re.compile(
     r"(config|generation_config|tokenizer|tokenizer_config|rules|all_results|model\.safetensors\.index)\.json|"
-    r"model(-\d+-of-\d+)?\.safetensors|README\.md|(training_curve|calibration)\.png"
+    r"(model(-\d+-of-\d+)?|item_columns)\.safetensors|README\.md|(training_curve|calibration)\.png"
 ).fullmatch
 
 

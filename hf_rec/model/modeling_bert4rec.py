@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import wraps
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -25,13 +26,15 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import TransformersKwargs, cached_file
 from transformers.utils.deprecation import deprecate_kwarg
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
 from .cpu import score_items
+from .item_columns import FILE as ITEM_COLUMNS
+from .item_columns import ItemColumns
 from .item_table import ItemContent, ItemTable, Whitening
 from .layers import (
     Bert4RecAttention,
@@ -43,6 +46,8 @@ from .layers import (
 )
 from .losses import gbce_loss, gbce_weight, sample_items, sampled_softmax_loss, softmax_loss
 from .ranking import ban_items_
+from .rules import FILE as RULES
+from .rules import Rule, read_rules, write_rules
 
 # The classes that stock Transformers finds in a saved folder, with `trust_remote_code=True`.
 AUTO_MAP = {
@@ -130,7 +135,36 @@ def ids_read_so_far(
     return cache.layers[layer_index].update(keys, keys)[0][:, 0, :, 0]
 
 
+def find_file(folder_or_id: str, name: str, options: Mapping) -> str | None:
+    """The path of a file of a saved model, None where it has no such file.
+
+    Args:
+        options: Of `from_pretrained`, of which those of the Hub count.
+    """
+    hub = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+    given = {key: options[key] for key in hub if options.get(key) is not None}
+    missing_is_none = {
+        f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")
+    }
+    return cached_file(folder_or_id, name, **given, **missing_is_none)
+
+
+def saved_rules(folder_or_id: str, options: Mapping = MappingProxyType({})) -> tuple[Rule, ...]:
+    """The rules of a saved model."""
+    file = find_file(folder_or_id, RULES, options)
+    return () if file is None else read_rules(file)
+
+
 class Bert4RecPreTrainedModel(PreTrainedModel):
+    """What all models share. Beside the weights they carry what a shop knows of its items and its rules.
+
+    Attributes:
+        item_columns: The [`ItemColumns`] that rules and answers read, or None.
+        rules: The rules that rankings obey unless a call gives others.
+    """
+
+    item_columns: ItemColumns | None = None
+    rules: tuple[Rule, ...] = ()
     config: Bert4RecConfig
     config_class = Bert4RecConfig
     base_model_prefix = "model"
@@ -170,6 +204,9 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         missing = sorted(info["missing_keys"])
         if missing and not output_loading_info and cls.__name__ in (model.config.architectures or ()):
             raise ValueError(f"{pretrained_model_name_or_path} lacks the weights {missing}")
+        model.rules = saved_rules(pretrained_model_name_or_path, kwargs)
+        columns = find_file(pretrained_model_name_or_path, ITEM_COLUMNS, kwargs)
+        model.item_columns = None if columns is None else ItemColumns.load(columns)
         return (model, info) if output_loading_info else model
 
     @property
@@ -202,13 +239,21 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
         for table in self.tables:
             table.content.store(ids, values, fit)
 
-    def save_pretrained(self, *args, **kwargs):
+    def save_pretrained(self, save_directory, *args, **kwargs):
         # These imports make the code of the pipelines travel.
         from .pipeline_behavior import BehaviorPredictionPipeline  # noqa: F401
         from .pipeline_bert4rec import RecommendationPipeline  # noqa: F401
 
         self.config.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(*args, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        self.save_shop(save_directory)
+
+    def save_shop(self, save_directory) -> None:
+        """Save the item columns and the rules, where there are some."""
+        if self.item_columns is not None:
+            self.item_columns.save(save_directory)
+        if self.rules:
+            write_rules(self.rules, save_directory)
 
 
 class Bert4RecModel(Bert4RecPreTrainedModel):

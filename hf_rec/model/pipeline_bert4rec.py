@@ -1,5 +1,8 @@
 """`pipeline("recommendation")`: raw item ids in, a ranked list of item ids out."""
 
+import json
+import time
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from itertools import islice
@@ -15,13 +18,19 @@ from transformers.utils import logging
 
 from .features import MISSING_TIME, TIMES, Feature, category_name, encode
 from .inputs import build_request, pad_rows
+from .item_columns import ItemColumns
 from .occlusion import Window, build_subsets, item_scores, leave_one_out_rows
-from .ranking import top_items
+from .ranking import among, rank_items
+from .rule_explanations import explain_lists, why_not_listed
+from .rule_set import BatchRules, Catalogue, RuleSet
+from .rules import Rule, parse_rules, rules_to_json
 
 logger = logging.get_logger(__name__)
 
 ITEMS, REQUEST, TIME, CANDIDATES = "item_ids", "request", "time", "candidates"
+TITLE = "title"  # the item column that answers show
 MOST_REASONS = 3  # items that are named as reasons for one item
+MOST_RULE_SETS = 16  # that are kept compiled
 
 
 class HistoryPipeline(Pipeline):
@@ -97,8 +106,13 @@ class HistoryPipeline(Pipeline):
 
     def read(self, row: Mapping[str, Any]) -> tuple[list[int], np.ndarray | None]:
         """Ids of the known items of a history, and the codes of its features, the last row those of the request."""
-        items, columns, request = self.check_columns(row)
-        known = [index for index, item in enumerate(items) if item in self.id_of_item]
+        return self.encode(*self.check_columns(row))
+
+    def encode(
+        self, items: list[str], columns: Mapping[str, list], request: Mapping[str, Any]
+    ) -> tuple[list[int], np.ndarray | None]:
+        """[`read`] of what [`check_columns`] returns."""
+        known = self.known_places(items)
         ids = [self.id_of_item[items[index]] for index in known]
         if not self.readers:
             return ids, None
@@ -111,9 +125,12 @@ class HistoryPipeline(Pipeline):
 
     def read_window(self, row: Mapping[str, Any]) -> Window:
         """The events of a history that the model reads."""
-        ids, codes = self.read(row)
-        items, columns, request = self.check_columns(row)
-        known = [index for index, item in enumerate(items) if item in self.id_of_item]
+        return self.window(*self.check_columns(row))
+
+    def window(self, items: list[str], columns: Mapping[str, list], request: Mapping[str, Any]) -> Window:
+        """[`read_window`] of what [`check_columns`] returns."""
+        ids, codes = self.encode(items, columns, request)
+        known = self.known_places(items)
         start, times = max(len(ids) - self.model.config.max_position_embeddings + 1, 0), None
         relative = next((feature for feature in self.readers if feature.relative), None)
         if relative is not None:
@@ -122,18 +139,27 @@ class HistoryPipeline(Pipeline):
         codes = None if codes is None else codes[start:]
         return Window(np.array(ids[start:], dtype=np.int64), np.array(known[start:], dtype=np.int64), codes, times)
 
-    def check_columns(self, row: Mapping[str, Any]) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
-        """The items of a history, its other columns and its request, if the model reads them all.
+    def known_places(self, items: Sequence[str]) -> list[int]:
+        """The places of a history whose items the model knows."""
+        return [index for index, item in enumerate(items) if item in self.id_of_item]
+
+    def check_columns(
+        self, row: Mapping[str, Any], rules: RuleSet | None = None
+    ) -> tuple[list[str], dict[str, list], Mapping[str, Any]]:
+        """The items of a history, its other columns and its request, if the model or the rules read them all.
 
         A row of `build_sequences` or of a split, which has a `user_id`, may have columns that the model does not read.
         """
         items = check_items(row.get(ITEMS), "a history")
         request = row.get(REQUEST) or {}
         read = {feature.column for feature in self.readers}
+        asked = {feature.column for feature in self.readers if feature.at != "event"}
+        if rules is not None:
+            read |= rules.request_keys | ({TIMES} if rules.needs_timestamps else set())
+            asked |= rules.request_keys | ({TIMES} if rules.needs_time else set())
         columns = {name: values for name, values in row.items() if name not in (ITEMS, REQUEST, *self.options)}
         if "user_id" in columns:
             columns = {name: values for name, values in columns.items() if name in read}
-        asked = {feature.column for feature in self.readers if feature.at != "event"}
         for given, allowed, place in (
             (columns, read, "a history"),
             (request, {TIME if name == TIMES else name for name in asked}, "a request"),
@@ -169,12 +195,19 @@ class RecommendationPipeline(HistoryPipeline):
     the recommendation is asked for. Times are dates and datetimes (naive ones are UTC) or seconds since 1970, or
     numbers in another unit if the training data had them. Whatever is left out counts as unknown.
 
+    Rules that are saved with the model hold in each call. With item columns that have a `title`, an entry has it, too.
+
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Length of the lists; shorter if fewer items are left.
         exclude_seen: Whether items of the history are left out; `config.exclude_seen` of the model if None.
         candidates: Item ids to choose from; the whole catalogue if None. With a list of histories also a list of ids
             for each of them; a dictionary may have its own as "candidates".
         blocked: Item ids that are left out.
+        rules: Rules in place of the saved ones, as [`parse_rules`] takes them; `[]` for none.
+        extra_rules: Rules beside these. Rules that depend on the time take that of the request, or else now.
+        items: [`ItemColumns`] in place of the saved ones, such as those of today's prices.
+        explain_rules: Whether each entry also has `score_without_rules`, `place_without_rules` and `rules`, the names
+            of the rules that touched it.
         explain: Whether each entry says `because` of which items of the history it is recommended: a list of at most
             three `{"item_id", "attribution"}`, those without which its score would fall the most, the first the most.
             It costs one more batch for each history, with a row for each event that is read.
@@ -183,24 +216,45 @@ class RecommendationPipeline(HistoryPipeline):
     Raises:
         TypeError: for item ids that are not strings, a history that is not a list, or a count that is not whole.
         ValueError: for an empty list, a `top_k` below 1, candidates of which none is known, columns that the model
-            does not read or that have another length than the items, and timestamps that are not in order.
+            does not read or that have another length than the items, timestamps that are not in order, and rules that
+            contradict each other or that name what the catalogue does not have.
     """
 
     options = (CANDIDATES,)
 
-    def _sanitize_parameters(self, top_k=None, exclude_seen=None, candidates=None, blocked=None, explain=None):
-        preprocess, forward = {}, {}
-        if explain is not None:
-            preprocess["explain"] = explain
+    def __init__(self, *args, **kwargs):
+        self.rule_sets = OrderedDict()
+        super().__init__(*args, **kwargs)
+
+    def _sanitize_parameters(
+        self,
+        top_k=None,
+        exclude_seen=None,
+        candidates=None,
+        blocked=None,
+        rules=None,
+        extra_rules=None,
+        items=None,
+        explain_rules=None,
+        explain=None,
+    ):
+        if items is not None and not isinstance(items, ItemColumns):
+            raise TypeError(
+                f"items are ItemColumns, as hf_rec.data.item_columns makes them, got {type(items).__name__}"
+            )
+        shared = {} if items is None else {"items": items}
+        preprocess, forward = dict(shared), {}
         if top_k is not None:
             forward["top_k"] = check_count(top_k, "top_k")
-        if exclude_seen is not None:
-            preprocess["exclude_seen"] = exclude_seen
+        if explain_rules is not None:
+            forward["explain_rules"] = explain_rules
+        given = {"exclude_seen": exclude_seen, "rules": rules, "extra_rules": extra_rules, "explain": explain}
+        preprocess |= {name: value for name, value in given.items() if value is not None}
         if candidates is not None:
             preprocess["candidates"] = check_items(candidates, "candidates")
         if blocked is not None:
             preprocess["blocked"] = check_items(blocked, "blocked")
-        return preprocess, forward, {}
+        return preprocess, forward, shared
 
     def by_length(self, histories, candidates=None, **kwargs):
         if candidates is not None and has_lists(candidates):
@@ -214,23 +268,41 @@ class RecommendationPipeline(HistoryPipeline):
             kwargs["candidates"] = candidates
         return super().by_length(histories, **kwargs)
 
-    def preprocess(self, histories, exclude_seen=None, blocked=(), candidates=None, explain=False):
+    def preprocess(
+        self,
+        histories,
+        exclude_seen=None,
+        blocked=(),
+        candidates=None,
+        rules=None,
+        extra_rules=(),
+        items=None,
+        explain=False,
+    ):
         config = self.model.config
         rows = [as_row(history) for history in histories]
-        ids, event_features = zip(*map(self.read, rows), strict=True)
-        exclude_seen = config.exclude_seen if exclude_seen is None else exclude_seen
-        inputs = build_request(config, ids, event_features, exclude_seen, self.known_ids(blocked))
+        rule_set = self.rule_set(self.model.rules if rules is None else rules, extra_rules, items)
+        checked = [self.check_columns(row, rule_set) for row in rows]
+        ids, event_features = zip(*(self.encode(*parts) for parts in checked), strict=True)
+        blocked = self.known_ids(blocked)
+        if rule_set is None:
+            exclude_seen = config.exclude_seen if exclude_seen is None else exclude_seen
+            inputs = build_request(config, ids, event_features, exclude_seen, blocked)
+        else:
+            contexts, seen = self.contexts(rule_set, checked, ids, exclude_seen)
+            inputs = build_request(config, ids, event_features, True, blocked, seen)
+            numbers = torch.tensor([rule_set.number(context) for context in contexts])
+            inputs["rules"] = BatchRules(rule_set, numbers, inputs["input_ids"]).to(self.device)
         given = [row.get(CANDIDATES, candidates) for row in rows]
         if any(items is not None for items in given):
             allowed = [self.candidate_ids(items) for items in given]
             inputs["candidate_ids"] = pad_rows(allowed, config.pad_token_id)[0]
         if explain:
-            inputs["occluded"] = [self.occlude(row) for row in rows]
+            inputs["occluded"] = [self.occlude(self.window(*parts)) for parts in checked]
         return inputs
 
-    def occlude(self, row) -> dict[str, torch.Tensor]:
+    def occlude(self, window: Window) -> dict[str, torch.Tensor]:
         """A batch of a history and of what is left of it without each of its events."""
-        window = self.read_window(row)
         return build_subsets(self.model.config, window, leave_one_out_rows(len(window)))
 
     def forward(self, inputs, **parameters):
@@ -255,6 +327,43 @@ class RecommendationPipeline(HistoryPipeline):
         """(rows, items) scores of (items,) ids, for inputs of [`build_request`]."""
         return item_scores(self.model, item_ids.to(self.device), **inputs)
 
+    def rule_set(self, rules, extra_rules, items: ItemColumns | None = None) -> RuleSet | None:
+        """Compiled rules, None where there are none; the latest ones are kept."""
+        if not rules and not extra_rules:
+            return None
+        columns = self.model.item_columns if items is None else items
+        key = json.dumps([rules, extra_rules], default=rule_as_json), id(columns)
+        if key not in self.rule_sets:
+            together = (*parse_rules(rules), *parse_rules(extra_rules))
+            self.rule_sets[key] = RuleSet(together, Catalogue.of(self.model, self.id_of_item, columns))
+            if len(self.rule_sets) > MOST_RULE_SETS:
+                self.rule_sets.popitem(last=False)
+        self.rule_sets.move_to_end(key)
+        return self.rule_sets[key]
+
+    def contexts(
+        self, rule_set: RuleSet, checked, ids, exclude_seen: bool | None
+    ) -> tuple[list[tuple], list[list[int]]]:
+        """Which rules hold for each history, and the items that it excludes as seen."""
+        if exclude_seen is not None and rule_set.excludes_seen:
+            raise ValueError(
+                f"exclude_seen={exclude_seen} was given, but a rule 'exclude_seen' decides on it; drop one"
+            )
+        exclude_seen = self.model.config.exclude_seen if exclude_seen is None else exclude_seen
+        contexts, seen = [], []
+        for (items, columns, request), own in zip(checked, ids, strict=True):
+            now = None
+            if rule_set.needs_time:
+                now = time.time() if request.get(TIME) is None else whole_time(request[TIME])
+            contexts.append(rule_set.context(now, request))
+            times = columns.get(TIMES)
+            if times is not None and rule_set.needs_timestamps:
+                times = [times[index] for index in self.known_places(items)]
+                times = [float("nan") if then is None else whole_time(then) for then in times]
+            excluded = rule_set.seen(own, times, now, contexts[-1])
+            seen.append((own if exclude_seen else []) if excluded is None else excluded)
+        return contexts, seen
+
     def candidate_ids(self, items) -> list[int]:
         """Ascending distinct ids of the candidates; of all items if None are given."""
         if items is None:
@@ -264,12 +373,19 @@ class RecommendationPipeline(HistoryPipeline):
             raise ValueError(f"none of the {len(items)} candidates is in the catalogue of the model")
         return known
 
-    def _forward(self, inputs, top_k=10):
-        candidate_ids = inputs.pop("candidate_ids", None)
-        return self.rank(next_scores(self.model, **inputs), top_k, candidate_ids)
+    def _forward(self, inputs, top_k=10, explain_rules=False):
+        candidate_ids, rules = inputs.pop("candidate_ids", None), inputs.pop("rules", None)
+        return self.rank(self.scores(inputs), top_k, candidate_ids, rules, explain_rules)
 
-    def rank(self, scores, top_k, candidate_ids=None):
-        return self.checked(*top_items(scores, top_k, candidate_ids))
+    def scores(self, inputs) -> torch.Tensor:
+        """(batch, vocab_size) scores of the model, banned items at -inf."""
+        return next_scores(self.model, **inputs)
+
+    def rank(self, scores, top_k, candidate_ids=None, rules=None, explain_rules=False):
+        outputs = self.checked(*rank_items(scores, top_k, candidate_ids, rules))
+        if explain_rules and rules is not None:
+            outputs["explanations"] = explain_lists(among(scores, candidate_ids), outputs["ids"], rules)
+        return outputs
 
     def checked(self, ids, scores):
         """Lists and their scores; NaN, which would be at the top, is an error."""
@@ -277,19 +393,67 @@ class RecommendationPipeline(HistoryPipeline):
             raise ValueError("the scores of the model are not finite; its weights or the data type are broken")
         return {"ids": ids, "scores": scores}
 
-    def postprocess(self, outputs):
+    def postprocess(self, outputs, items=None):
         lists = [
             [
-                {"item_id": self.item_of_id[index], "score": score}
+                {"item_id": self.item_of_id[index], "score": score} | self.title(index, items)
                 for index, score in zip(ids, scores, strict=True)
                 if score > -torch.inf
             ]
             for ids, scores in zip(outputs["ids"].tolist(), outputs["scores"].tolist(), strict=True)
         ]
-        for entries, reasons in zip(lists, outputs.get("because", ()), strict=False):
-            for entry, because in zip(entries, reasons, strict=False):  # a list may end early
+        for row, explanations in zip(lists, outputs.get("explanations", ()), strict=False):
+            for entry, explanation in zip(row, explanations, strict=False):  # a list may end before
+                entry |= explanation
+        for row, reasons in zip(lists, outputs.get("because", ()), strict=False):
+            for entry, because in zip(row, reasons, strict=False):
                 entry["because"] = because
         return lists
+
+    def title(self, index: int, items: ItemColumns | None) -> dict[str, str]:
+        """The title of an item as an entry has it, nothing where there is none."""
+        columns = self.model.item_columns if items is None else items
+        if columns is None or TITLE not in columns.texts:
+            return {}
+        title = columns.texts[TITLE][index]
+        return {} if title is None else {TITLE: title}
+
+    def why_not(self, history, item_id: str, **options) -> dict[str, Any]:
+        """Why an item is not in the list of a history.
+
+        Args:
+            history: As in a call.
+            item_id: Of an item of the catalogue.
+            options: Of a call.
+
+        Returns:
+            `item_id`, `place` in the list or None, `rank` by the score or None where the item may not be listed,
+            `rules`, the names of the rules that are the reason, and `reason` in words.
+
+        Raises:
+            ValueError: for an item that the model does not know.
+        """
+        if item_id not in self.id_of_item:
+            raise ValueError(f"the item {item_id!r} is not in the catalogue of the model")
+        preprocess, forward, _ = self._sanitize_parameters(**options)
+        preprocess, forward = self._preprocess_params | preprocess, self._forward_params | forward
+        token, config = self.id_of_item[item_id], self.model.config
+        with self.get_inference_context()():
+            inputs = self._ensure_tensor_on_device(self.preprocess([history], **preprocess), self.device)
+            candidates, rules = inputs.pop("candidate_ids", None), inputs.pop("rules", None)
+            if token in (config.removed_ids or ()):
+                reason = "it was removed from the catalogue"
+            elif token in self.known_ids(preprocess.get("blocked", ())):
+                reason = "it is blocked"
+            elif token in inputs["banned_ids"]:
+                reason = "it is in the history"
+            elif candidates is not None and token not in candidates:
+                reason = "it is no candidate"
+            else:
+                scores = among(self.scores(inputs), candidates)
+                found = why_not_listed(scores, token, forward.get("top_k", 10), rules)
+                return {"item_id": item_id} | found
+        return {"item_id": item_id, "place": None, "rank": None, "rules": [], "reason": reason}
 
 
 def largest_falls(items: Sequence[str], falls: Sequence[float]) -> list[dict]:
@@ -299,6 +463,13 @@ def largest_falls(items: Sequence[str], falls: Sequence[float]) -> list[dict]:
         if fall > 0 and len(found) < MOST_REASONS:
             found.setdefault(item, fall)
     return [{"item_id": item, "attribution": fall} for item, fall in found.items()]
+
+
+def rule_as_json(rule) -> dict[str, Any]:
+    """A rule for `json.dumps`."""
+    if not isinstance(rule, Rule):
+        raise TypeError(f"rules are objects of JSON or dataclasses of rules.py, got {rule!r} ({type(rule).__name__})")
+    return rules_to_json([rule])[0]
 
 
 def check_vocabulary(tokenizer, vocabulary: Mapping[str, int], config) -> None:

@@ -10,7 +10,9 @@ from ..compat import exporters
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
-from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class
+from ..model.item_columns import FILE as ITEM_COLUMNS
+from ..model.item_columns import ItemColumns
+from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class, saved_rules
 from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
 from ..model.ranking import top_items
 
@@ -39,7 +41,7 @@ class RankingGraph(Bert4RecPreTrainedModel):
 class OnnxRecommendationPipeline(RecommendationPipeline):
     """[`RecommendationPipeline`] on what [`export_recommender`] wrote, for the least time a call.
 
-    Lists without `candidates` are no longer than the `top_k` of the export.
+    Lists without `candidates` and rules are no longer than the `top_k` of the export.
 
     Example:
         >>> recommend = OnnxRecommendationPipeline.from_pretrained("exported")  # doctest: +SKIP
@@ -61,6 +63,9 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         for name, value in session_options.items():
             setattr(options, name, value)
         model = exporters().ExportedModel.from_pretrained(folder, session_options=options)
+        columns = Path(folder) / ITEM_COLUMNS
+        model.item_columns = ItemColumns.load(columns) if columns.is_file() else None
+        model.rules = saved_rules(folder)
         opened = cls(model=model, tokenizer=ItemTokenizer.from_pretrained(folder), device=model.device)
         opened.source = folder, session_options
         return opened
@@ -71,11 +76,13 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
     def __reduce__(self):
         return reopen, (type(self), *self.source)
 
-    def _forward(self, inputs, top_k=10):
-        candidate_ids = inputs.pop("candidate_ids", None)
+    def scores(self, inputs):
+        return self.model(**inputs)["scores"]
+
+    def _forward(self, inputs, top_k=10, explain_rules=False):
+        if "candidate_ids" in inputs or "rules" in inputs:
+            return super()._forward(inputs, top_k, explain_rules)
         outputs = self.model(**inputs)
-        if candidate_ids is not None:
-            return self.rank(outputs["scores"], top_k, candidate_ids)
         exported = outputs["ids"].shape[1]
         if top_k > exported and exported < self.model.config.vocab_size:
             raise ValueError(f"top_k is {top_k}, but the graph was exported with top_k={exported}; export it anew")
@@ -93,7 +100,7 @@ def reopen(kind: type, folder: str, session_options: dict) -> OnnxRecommendation
 def export_recommender(
     model_name_or_path: str | Path, output_dir: str | Path, top_k: int = 100, quantize: bool = False
 ) -> None:
-    """Write a saved recommender as an ONNX graph, with its vocabulary and configuration.
+    """Write a saved recommender as an ONNX graph, with its vocabulary, configuration, item columns and rules.
 
     Needs `pip install 'hf_rec[onnx]'`.
 
@@ -126,6 +133,7 @@ def export_recommender(
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".export-") as staging:
         exported.save_pretrained(staging)
         ItemTokenizer.from_pretrained(model_name_or_path).save_pretrained(staging)
+        model.save_shop(staging)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "export.json"):
             os.replace(file, output_dir / file.name)
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from ..data.columns import as_array, list_lengths
 from ..data.encode import fit_features, name_features
 from ..data.items import align_items, fit_item_features, item_values, name_item_features
+from ..data.items import item_columns as keep_columns
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.modeling_bert4rec import model_class
@@ -43,6 +44,7 @@ def create_model(
     items=None,
     item_columns: Iterable[str] = (),
     item_column: str = "item_id",
+    kept_columns: Iterable[str] = (),
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A new model and its tokenizer over the items of all splits: the whole catalogue is ranked.
 
@@ -54,9 +56,13 @@ def create_model(
         items: A table with one row for each item, as for [`align_items`].
         item_columns: Its columns that the model reads, as for [`name_item_features`].
         item_column: Its column of the item id.
+        kept_columns: Its columns that the model keeps for rules and answers, as for [`item_columns`].
     """
-    if bool(item_columns) != (items is not None):
-        raise ValueError(f"give both of items and item_columns, or none; got item_columns={list(item_columns)}")
+    if (item_columns and items is None) or (items is not None and not item_columns and not kept_columns):
+        raise ValueError(
+            f"give a table of items and its columns, or none; got {'no' if items is None else 'a'} table, "
+            f"item_columns={list(item_columns)}, kept_columns={list(kept_columns)}"
+        )
     train = splits["train"]
     max_length = max_length or choose_max_length(list_lengths(as_array(train["item_ids"])))
     tokenizer = ItemTokenizer.from_items(all_items(splits), max_length=max_length)
@@ -71,6 +77,9 @@ def create_model(
     model = model_class(model_config)(model_config)
     if item_columns:
         store_items(model, content, known)
+    if kept_columns:
+        counts = count_items(train["item_ids"], tokenizer)
+        model.item_columns = keep_columns(items, tokenizer.item_ids, kept_columns, item_column, counts)
     return model, tokenizer
 
 
@@ -79,6 +88,11 @@ def all_items(splits: DatasetDict) -> pa.Array:
     items = [as_array(split["item_ids"]).flatten() for split in splits.values()]
     targets = [as_array(split["target_id"]) for split in splits.values() if "target_id" in split.column_names]
     return pa.concat_arrays([*items, *targets])
+
+
+def count_items(histories, tokenizer: ItemTokenizer) -> np.ndarray:
+    """(vocab_size,) occurrences of each token in a column of histories."""
+    return np.bincount(tokenizer.encode_column(histories).flatten().to_numpy(), minlength=len(tokenizer))
 
 
 def tokens_of(histories, tokenizer: ItemTokenizer) -> np.ndarray:

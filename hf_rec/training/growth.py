@@ -1,17 +1,21 @@
 """New items for a trained model, and a whole new catalogue."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from ..data.columns import as_array, id_strings
-from ..data.items import align_items, item_values
+from ..data.items import align_items, item_columns, item_values
 from ..data.tokenization_items import ItemTokenizer
 from ..model.features import encode
+from ..model.item_columns import ItemColumns
 from .categories import extend_item_categories
+
+logger = logging.get_logger(__name__)
 
 STARTS = ("content", "similar", "mean")
 NEIGHBOURS = 30  # known items of which a "similar" start takes the ids
@@ -79,6 +83,7 @@ def add_items(
         model.store_items(added, content)
     for table in model.tables:
         start_vectors(table, torch.from_numpy(old_items), added, start)
+    grow_columns(model, items, new, item_column)
     start_scores(model, torch.from_numpy(old_items), added)
     return new
 
@@ -126,8 +131,26 @@ def replace_items(
     model.store_items(torch.from_numpy(tokens), values)
     for table in model.tables:
         table.id_embeddings.weight[tokens] = 0.0
+    if model.item_columns is not None:
+        model.item_columns = columns_of(model.item_columns.kinds, items, replaced.item_ids, item_column)
     model.scores.bias[tokens] = bias
     return replaced
+
+
+def grow_columns(model: PreTrainedModel, items, item_ids: list[str], item_column: str) -> None:
+    """Keep the columns of new items beside those of the others, in a model that has some."""
+    kept = model.item_columns
+    if kept is not None:
+        model.item_columns = kept.followed_by(columns_of(kept.kinds, items, pa.array(item_ids), item_column))
+
+
+def columns_of(kinds: Mapping[str, str], items, item_ids: pa.Array, item_column: str) -> ItemColumns:
+    """The kept columns of more items, missing without a table."""
+    if items is None:
+        logger.warning(f"no table of the {len(item_ids)} new items was given: their {sorted(kinds)} are missing")
+        return ItemColumns.of(kinds, {name: [None] * len(item_ids) for name in kinds})
+    columns = [f"{name}:{kind}" for name, kind in kinds.items()]
+    return item_columns(items, item_ids, columns, item_column, counts=np.zeros(len(item_ids)))
 
 
 def remove_items(model: PreTrainedModel, tokenizer: ItemTokenizer, item_ids: Iterable) -> None:

@@ -15,10 +15,12 @@ from ..data.splits import hold_out_items
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.baselines import BASELINES, NAMES, content_nearest, random_order
 from ..evaluation.evaluate import evaluate, evaluate_baselines, ranking_metrics
+from ..evaluation.rules import add_rule_columns, compile_rules
 from ..hub.card import model_card
 from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
+from ..model.item_columns import ItemColumns
 from .arguments import RecommendationTrainingArguments, complete_arguments, count_targets, fine_tuning_arguments
 from .categories import extend_event_categories
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
@@ -41,6 +43,7 @@ def train_recommender(
     items=None,
     item_columns: Iterable[str] = (),
     item_column: str = "item_id",
+    kept_columns: Iterable[str] = (),
     removed: Iterable[str] = (),
     replace: bool = False,
     hold_out: float = 0.0,
@@ -65,6 +68,7 @@ def train_recommender(
         items: A table with the content of the items, as for [`align_items`].
         item_columns: Its columns that a new model reads, as for [`name_item_features`].
         item_column: Its column of the item id.
+        kept_columns: Its columns that a new model keeps for rules and answers, as for [`item_columns`].
         removed: Items of a saved model that are no longer recommended.
         replace: Whether a saved model forgets its catalogue and gets that of `splits`, as [`replace_items`] does it;
             it is then trained like a new one.
@@ -92,15 +96,17 @@ def train_recommender(
         splits, new_items = hold_out_items(splits, hold_out)
     set_seed(args.seed)
     if model_name_or_path:
-        if event_columns or request_columns or item_columns:
-            raise ValueError("event_columns, request_columns and item_columns are options of a new model")
+        if event_columns or request_columns or item_columns or kept_columns:
+            raise ValueError(
+                "event_columns, request_columns, item_columns and kept_columns are options of a new model"
+            )
         fields = dict(config or {}) | ({"max_position_embeddings": max_length} if max_length else {})
         model, tokenizer = load_model(model_name_or_path, fields)
         tokenizer = meet_log(model, tokenizer, splits, replace, items, item_column)
         remove_items(model, tokenizer, removed)
     else:
         model, tokenizer = create_model(
-            splits, config, max_length, event_columns, request_columns, items, item_columns, item_column
+            splits, config, max_length, event_columns, request_columns, items, item_columns, item_column, kept_columns
         )
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     further = model_name_or_path and not replace
@@ -216,6 +222,8 @@ def evaluate_recommender(
     exclude_seen: bool | None = None,
     batch_size: int = 0,
     hold_out: float = 0.0,
+    rules=None,
+    items: Callable[[ItemTokenizer, np.ndarray], ItemColumns | None] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them.
 
@@ -223,6 +231,9 @@ def evaluate_recommender(
         exclude_seen: Whether items of the history are left out; None for the model's own setting.
         batch_size: Histories that are ranked together; 0 chooses by the size of the catalogue.
         hold_out: Share of the items that training left out, as for [`train_recommender`].
+        rules: In place of the saved ones, as [`parse_rules`] takes them; `[]` for none. The baselines obey them, too.
+        items: A function of the tokenizer and the (vocab_size,) interactions of the training data, whose item columns
+            take the place of the saved ones.
     """
     new_items = []
     if hold_out:
@@ -233,9 +244,15 @@ def evaluate_recommender(
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     groups = new_and_known(tokenizer, new_items)
     metrics = ranking_metrics(tokenized["train"], model.config, groups)
-    results = evaluate_baselines(tokenized, model.config, metrics, baselines=baselines_for(model, new_items))
+    columns = None if items is None else items(tokenizer, metrics.item_counts)
+    compiled = compile_rules(model, tokenizer, rules, columns)
+    if compiled is not None:
+        test = add_rule_columns(tokenized["test"], splits["test"], tokenizer, compiled, model.config.exclude_seen)
+        tokenized = DatasetDict(tokenized | {"test": test})
+    baselines = baselines_for(model, new_items)
+    results = evaluate_baselines(tokenized, model.config, metrics, baselines=baselines, rules=compiled)
     name = Path(model_name_or_path).name
-    return results | {name: evaluate(model, tokenized, batch_size=batch_size, groups=groups)}
+    return results | {name: evaluate(model, tokenized, batch_size=batch_size, groups=groups, rules=compiled)}
 
 
 __all__ = ["evaluate_recommender", "train_recommender"]

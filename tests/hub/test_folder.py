@@ -128,7 +128,14 @@ def test_code_in_a_folder_needs_nothing_but_torch_and_transformers(saved, way):
             elif isinstance(node, ast.ImportFrom):
                 assert node.level == 1
                 assert f"{node.module}.py" in CODE
-    assert imported - sys.stdlib_module_names <= {"numpy", "torch", "transformers", "tokenizers", "huggingface_hub"}
+    assert imported - sys.stdlib_module_names <= {
+        "numpy",
+        "torch",
+        "transformers",
+        "tokenizers",
+        "huggingface_hub",
+        "safetensors",
+    }
 
 
 @pytest.mark.parametrize("way", ["model", "recommender", "pipeline"])

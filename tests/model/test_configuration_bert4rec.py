@@ -72,9 +72,8 @@ def test_numbers_that_would_give_no_finite_scores_are_refused(field):
 def test_every_field_is_read_by_the_code_of_the_model():
     code = "".join(path.read_text() for path in Path(hf_rec.model.__file__).parent.glob("*.py"))
     unread = {name for name in OWN_FIELDS if f"config.{name}" not in code}
-    # A property reads `removed_ids`; `from_dict` reads `format_version` before there is a config.
-    assert "config.unavailable_ids" in code
-    assert unread == {"removed_ids", "format_version"}
+    # `from_dict` reads `format_version` before there is a config.
+    assert unread == {"format_version"}
 
 
 def test_a_saved_configuration_comes_back_through_the_auto_class(tmp_path):

@@ -8,12 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rule_worlds import item_columns, random_rules
 from transformers import pipeline
 
 from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Feature, ItemTokenizer
 from hf_rec.hub.folder import save_recommender
 from hf_rec.model.inputs import build_request
 from hf_rec.model.modeling_bert4rec import recommender_class
+from hf_rec.model.rules import parse_rules
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
@@ -281,6 +283,8 @@ def test_content_is_folded_and_removed_items_stay_out(tmp_path):
     model = recommender_class(config)(config)
     values = {"brand": ["a", "b", None, "a"] * 5, "text": torch.randn(20, 3).tolist()}
     model.store_items(torch.arange(3, 23), values, fit=True)
+    model.item_columns = item_columns(23)
+    model.rules = parse_rules([{"rule": "boost", "where": {"items": ["item-1"]}, "add": 1}])
     save_recommender(tmp_path / "saved", model, tokenizer)
     export_recommender(tmp_path / "saved", tmp_path / "exported")
     recommend = pipeline("recommendation", model=tmp_path / "saved")
@@ -290,6 +294,18 @@ def test_content_is_folded_and_removed_items_stay_out(tmp_path):
         entry["item_id"] for row in fast(HISTORIES, top_k=20) for entry in row
     )
     assert len(recommend([[]], top_k=20)[0]) == 18
+    assert "title" in fast([[]])[0][0] and fast.model.rules == model.rules
+    region, compared = {"rule": "eligible", "column": "regions", "request": "region"}, 0
+    rows = [{"item_ids": row, "region": "fr"} for row in HISTORIES]
+    for seed in range(30):
+        rules = [*(rule for rule in random_rules(np.random.default_rng(seed), groups=2) if rule != region), region]
+        try:
+            expected = recommend(rows, rules=rules, top_k=8)
+        except ValueError:
+            continue  # rules that contradict each other
+        assert_same(fast(rows, rules=rules, top_k=8), expected)
+        compared += 1
+    assert compared > 10
     folded = model.fold_items()
     with torch.no_grad():
         ids = torch.tensor([[5, 4, 7]])
