@@ -5,10 +5,12 @@ from .evaluate import evaluate, evaluate_baselines, ranking_metrics
 from .label_baselines import evaluate_label_baselines
 from .label_metrics import label_metrics
 from .metrics import RankingMetrics
+from .variety import VarietyMetrics
 
 __all__ = [
     "BASELINES",
     "RankingMetrics",
+    "VarietyMetrics",
     "evaluate",
     "evaluate_baselines",
     "evaluate_label_baselines",
