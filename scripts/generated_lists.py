@@ -4,7 +4,7 @@
 Trains a model by `hf-rec train` on the log without each user's last five items; a run that is finished is not
 repeated. Its lists of five are then compared with these items: the five best scores, MMR, and lists that the model
 generates, each item conditioned on those before it, greedily and by beam search. All leave out the items of the
-history.
+history. `reproduce.py` includes the tables that are kept as `model_cards/results/*.md`.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from transformers import HfArgumentParser, LogitsProcessor
 from variety import choose, item_categories
 
 from hf_rec.cli.arguments import DataArguments
+from hf_rec.cli.train import command_line
 from hf_rec.data.columns import as_array, list_lengths
 from hf_rec.data.splits import cut_histories
 from hf_rec.evaluation import VarietyMetrics
@@ -150,8 +151,9 @@ def main() -> None:
     next_ids = np.array(tokenizer.encode_column(next_items.tolist()).to_pylist())
     categories = item_categories(options.items_file, options.category_column, data.item_column, tokenizer.item_ids)
     print(
-        f"{data.title}, the next {NEXT} items of {len(cut):,} users; batches of {options.batch_size}, "
-        f"{torch.get_num_threads()} threads.\n\n"
+        f"\n## {data.title}: generated lists\n\nThe next {NEXT} items of {len(cut):,} users; batches of "
+        f"{options.batch_size} lists, {torch.get_num_threads()} threads.\n\n"
+        f"`{command_line('python scripts/generated_lists.py', sys.argv[1:])}`\n\n"
         "| lists | recall@5 | NDCG@5 | category diversity | diversity | ms a list |\n|---|---:|---:|---:|---:|---:|"
     )
     with torch.inference_mode():

@@ -2,8 +2,8 @@
 """What variety costs in accuracy: every method and weight on the test split of a log, with a saved recommender.
 
 The lists of ten are chosen from the 100 items with the best scores; of the whole catalogue without the items of the
-history, as in `hf-rec evaluate`. Prints a table of accuracy and variety and one of the milliseconds of the choice, and
-writes JSON and a plot beside.
+history, as in `hf-rec evaluate`. Prints a table of accuracy and variety and one of the milliseconds of the choice.
+`reproduce.py` includes the tables that are kept as `model_cards/results/*.md`.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from transformers import EvalPrediction, HfArgumentParser
 
 from hf_rec import RankingMetrics
 from hf_rec.cli.arguments import DataArguments, feature_columns
+from hf_rec.cli.train import command_line
 from hf_rec.data import RecommendationCollator, align_items, name_item_features, tokenize_splits
 from hf_rec.data.items import fit_item_features, item_values
 from hf_rec.evaluation import VarietyMetrics
@@ -42,6 +44,14 @@ K = 10
 BATCH = 256
 TOP = "top 10"
 POPULARITY = "popularity penalty"
+# By the name in the tables: the objective, and what it compares the items by.
+METHODS = {
+    "MMR, model": ("mmr", "vectors"),
+    "MMR, categories": ("mmr", "shares"),
+    "DPP, model": ("dpp", "vectors"),
+    "DPP, categories": ("dpp", "shares"),
+    "calibrated": ("calibrated", "shares"),
+}
 SHOWN = {
     "ndcg@10": "NDCG@10",
     "hr@10": "HR@10",
@@ -61,7 +71,6 @@ class Items(NamedTuple):
     """What the methods read of the items, by token id."""
 
     vectors: torch.Tensor
-    categories: torch.Tensor
     shares: torch.Tensor
     counts: torch.Tensor
 
@@ -78,22 +87,12 @@ def item_categories(items_file: str, column: str, item_column: str, item_ids) ->
     return memberships(torch.from_numpy(codes).view(len(codes), -1), feature.size)
 
 
-def methods(window: int) -> dict[str, tuple[str, dict]]:
-    """The name of each method in the tables: its name in `OBJECTIVES` and its options."""
-    windowed = {"window": window}
-    return {
-        "MMR": ("mmr", {}),
-        f"MMR, window {window}": ("mmr", windowed),
-        "DPP": ("dpp", {}),
-        f"DPP, window {window}": ("dpp", windowed),
-        "calibrated": ("calibrated", {}),
-    }
-
-
-def objective(method: str, options: dict, weight: float, items: Items, mixes: torch.Tensor) -> Relevance:
-    """An objective for a batch of histories with these mixes of categories."""
-    chosen = OBJECTIVES[method](weight=weight, **options)
-    return chosen.bind(items.shares, mixes) if method == "calibrated" else chosen.bind(items.vectors)
+def objective(name: str, weight: float, items: Items, mixes: torch.Tensor, window: int | None) -> Relevance:
+    """A method of `METHODS` for a batch of histories with these mixes of categories."""
+    method, compared = METHODS[name]
+    if method == "calibrated":
+        return OBJECTIVES[method](weight).bind(items.shares, mixes)
+    return OBJECTIVES[method](weight, window).bind(getattr(items, compared))
 
 
 def choose(ids: torch.Tensor, scores: torch.Tensor, by: Relevance, k: int = K) -> torch.Tensor:
@@ -124,14 +123,14 @@ def ranks_in(lists: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 def sweep(model, split: Dataset, items: Items, mixes: torch.Tensor, options: argparse.Namespace) -> dict:
     """Ranks and lists of each method and weight."""
-    found, known = {}, methods(options.window)
+    found = {}
     for number, (scores, targets) in enumerate(score_batches(model, split)):
         own = mixes[number * BATCH : (number + 1) * BATCH]
         candidates = top_items(scores, options.candidates)
         lists = {(TOP, 0.0): choose(*candidates, Relevance())}
         for weight in options.weights:
-            for name, (method, given) in known.items():
-                lists[name, weight] = choose(*candidates, objective(method, given, weight, items, own))
+            for name in METHODS:
+                lists[name, weight] = choose(*candidates, objective(name, weight, items, own, options.window))
             lowered = top_items(scores - popularity_penalties(items.counts, weight), options.candidates)
             lists[POPULARITY, weight] = choose(*lowered, Relevance())
         for key, chosen in lists.items():
@@ -139,13 +138,21 @@ def sweep(model, split: Dataset, items: Items, mixes: torch.Tensor, options: arg
     return {key: torch.cat(parts).numpy() for key, parts in found.items()}
 
 
+def change(ranks: np.ndarray, plain: np.ndarray) -> dict[str, float]:
+    """The change of the NDCG@10 from the plain lists, and its standard error over the users."""
+    gains = [np.where(places <= K, 1 / np.log2(1 + places), 0) for places in (ranks, plain)]
+    changes = gains[0] - gains[1]
+    return {"change": float(changes.mean()), "standard_error": float(changes.std(ddof=1) / len(changes) ** 0.5)}
+
+
 def table(rows: list[dict]) -> str:
     """A Markdown table of the metrics of each method and weight."""
-    header = ["method", "weight", *SHOWN.values()]
+    header = ["method", "weight", *SHOWN.values(), "change of NDCG@10"]
     lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * (len(header) - 1)}"]
     for row in rows:
-        values = [f"{row[metric]:.4f}" for metric in SHOWN]
-        lines.append(f"| {' | '.join([row['method'], format(row['weight'], 'g'), *values])} |")
+        cells = [row["method"], f"{row['weight']:g}", *(f"{row[metric]:.4f}" for metric in SHOWN)]
+        cells.append(f"{row['change']:+.4f} ± {row['standard_error']:.4f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -170,15 +177,14 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def cost_table(candidates: tuple, items: Items, mixes: torch.Tensor, options: argparse.Namespace) -> str:
     """A Markdown table of the milliseconds in which a list is chosen."""
-    given = {TOP: (None, {}), **methods(options.window)}
     sizes = (1, len(mixes))
     header = ["method", *(f"ms a request, batch {size}" for size in sizes)]
     lines = [f"| {' | '.join(header)} |", f"|---|{'---:|' * len(sizes)}"]
-    for name, (method, more) in given.items():
+    for name in (TOP, *METHODS):
         cells = []
         for size in sizes:
             ids, scores = (part[:size] for part in candidates)
-            by = objective(method, more, 0.5, items, mixes[:size]) if method else Relevance()
+            by = Relevance() if name == TOP else objective(name, 0.5, items, mixes[:size], options.window)
             seconds = []
             for _ in range(options.runs):
                 start = time.perf_counter()
@@ -194,14 +200,12 @@ def main() -> None:
     parser.add_argument("--model_name_or_path", required=True, help="a saved recommender")
     parser.add_argument("--items_file", required=True, help="table of the items")
     parser.add_argument("--category_column", default="genres", help="its column of categories")
-    parser.add_argument(
-        "--vectors", choices=["model", "categories"], default="model", help="what MMR and DPP compare items by"
-    )
     parser.add_argument("--weights", type=float, nargs="+", default=[0.1, 0.2, 0.3, 0.5, 0.7, 0.9])
-    parser.add_argument("--window", type=int, default=3, help="items that the variants with a window compare with")
+    parser.add_argument("--window", type=int, help="items that MMR and DPP compare with; default: the whole list")
     parser.add_argument("--candidates", type=int, default=100, help="items with the best scores to choose from")
     parser.add_argument("--runs", type=int, default=100, help="runs of each timing; the median counts")
-    parser.add_argument("--output_dir", type=Path, required=True, help="folder of variety.json and variety.png")
+    parser.add_argument("--plot", type=Path, help="plot of the table, as a PNG")
+    parser.add_argument("--output_file", type=Path, help="also write all metrics to this JSON file")
     data, options = parser.parse_args_into_dataclasses()
     model, tokenizer = load_model(options.model_name_or_path)
     splits = tokenize_splits(
@@ -212,8 +216,7 @@ def main() -> None:
     counts = item_counts(splits["train"], config.vocab_size)
     with torch.inference_mode():
         shares, vectors = category_shares(categories), model.scoring_items.all_items().detach()
-        compared = vectors if options.vectors == "model" else shares
-        items = Items(compared, categories, shares, torch.from_numpy(counts))
+        items = Items(vectors, shares, torch.from_numpy(counts))
         mixes = histories_mixes(items, split, config.pad_token_id)
         found = sweep(model, split, items, mixes, options)
         scores, _ = next(score_batches(model, split.select(range(min(BATCH, len(split))))))
@@ -225,19 +228,25 @@ def main() -> None:
         variety=VarietyMetrics(vectors.numpy(), categories.numpy(), mixes.numpy()),
     )
     rows = [
-        {"method": name, "weight": weight} | metrics.compute(EvalPrediction(lists, None))
+        {"method": name, "weight": weight}
+        | metrics.compute(EvalPrediction(lists, None))
+        | change(lists[:, 0], found[TOP, 0.0][:, 0])
         for (name, weight), lists in found.items()
     ]
     names = list(dict.fromkeys(row["method"] for row in rows))
     rows.sort(key=lambda row: (names.index(row["method"]), row["weight"]))
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    (options.output_dir / "variety.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
-    plot(rows, options.output_dir / "variety.png")
+    if options.output_file:
+        options.output_file.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    if options.plot:
+        plot(rows, options.plot)
+    title = f"{data.title}: variety" + (f", window of {options.window}" if options.window else "")
     print(
-        f"{data.title}, {len(split):,} users, lists of {K} from the best {options.candidates}; MMR and DPP compare "
-        f"the vectors of the {options.vectors}.\n\n{table(rows)}\n\n"
-        f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {version('torch')}; "
-        f"the choice alone, medians of {options.runs} runs.\n\n{costs}"
+        f"\n## {title}\n\nTest metrics of {len(split):,} users; lists of {K} from the best {options.candidates} "
+        "items. MMR and DPP compare the item vectors of the model or the categories of the items. Changes from the "
+        "plain lists with their standard errors over the users.\n\n"
+        f"`{command_line('python scripts/variety.py', sys.argv[1:])}`\n\n{table(rows)}\n\n"
+        f"The time to choose a list, without the scores: medians of {options.runs} runs; {platform.machine()}, "
+        f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {version('torch')}.\n\n{costs}"
     )
 
 

@@ -61,11 +61,23 @@ def run_script(monkeypatch, capsys, shop):
 
 
 def test_each_method_is_measured_from_the_plain_lists_on(shop, run_script):
-    options = ["--model_name_or_path", shop / "model", "--output_dir", shop / "out", "--candidates", 20, "--runs", 2]
-    printed = run_script(variety, *options, "--weights", 1, 0)
-    rows = json.loads((shop / "out" / "variety.json").read_text())
+    options = [
+        "--model_name_or_path",
+        shop / "model",
+        "--candidates",
+        20,
+        "--runs",
+        2,
+        "--weights",
+        1,
+        0,
+        "--window",
+        3,
+    ]
+    printed = run_script(variety, *options, "--output_file", shop / "out.json", "--plot", shop / "plot.png")
+    rows = json.loads((shop / "out.json").read_text())
     assert [[row["method"], f"{row['weight']:g}"] for row in rows] == [row[:2] for row in printed[1 : len(rows) + 1]]
-    assert [f"{rows[3]['ndcg@10']:.4f}", f"{rows[3]['long_tail@10']:.4f}"] == [printed[4][2], printed[4][-1]]
+    assert [f"{rows[3]['ndcg@10']:.4f}", f"{rows[3]['long_tail@10']:.4f}"] == [printed[4][2], printed[4][-2]]
 
     model, tokenizer = load_model(str(shop / "model"))
     expected = evaluate(model, tokenize_splits(leave_one_out(build_sequences(shop / "log.parquet")), tokenizer))
@@ -77,7 +89,8 @@ def test_each_method_is_measured_from_the_plain_lists_on(shop, run_script):
     assert plain.keys() == {variety.TOP, *varied}
     for row in plain.values():
         assert {**row, "method": variety.TOP} == top
-    assert varied["MMR"]["diversity@10"] > top["diversity@10"] < varied["DPP, window 3"]["diversity@10"]
+    for compared, metric in (("model", "diversity@10"), ("categories", "category_diversity@10")):
+        assert varied[f"MMR, {compared}"][metric] > top[metric] < varied[f"DPP, {compared}"][metric]
     assert varied["calibrated"]["miscalibration@10"] < top["miscalibration@10"]
     assert varied[variety.POPULARITY]["popularity@10"] < top["popularity@10"]
 
@@ -85,7 +98,13 @@ def test_each_method_is_measured_from_the_plain_lists_on(shop, run_script):
     assert costs[0][1:] == ["ms a request, batch 1", "ms a request, batch 40"]
     assert [row[0] for row in costs[1:]] == [variety.TOP, *(name for name in varied if name != variety.POPULARITY)]
     assert all(float(cell) > 0 for row in costs[1:] for cell in row[1:])
-    assert (shop / "out" / "variety.png").read_bytes().startswith(b"\x89PNG")
+    assert (shop / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_change_of_the_ndcg_by_hand():
+    found = variety.change(np.array([1, 3, 11, 11]), np.array([3, 3, 11, 1]))
+    changes = [0.5, 0, 0, -1]
+    assert found == pytest.approx({"change": np.mean(changes), "standard_error": np.std(changes, ddof=1) / 2})
 
 
 def test_categories_are_one_or_several_of_each_item_and_no_numbers(shop):
