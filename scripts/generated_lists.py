@@ -60,13 +60,13 @@ def without_the_next(sequences: Dataset) -> tuple[Dataset, np.ndarray]:
     return cut_histories(sequences, np.where(kept, lengths - NEXT, 0)), next_items
 
 
-def ranker(model, by: Callable[[], Relevance], candidates: int) -> Callable[[Histories], torch.Tensor]:
+def ranker(model, by: Relevance, candidates: int) -> Callable[[Histories], torch.Tensor]:
     """Lists from the best scores of the next item."""
 
     def lists(histories: Histories) -> torch.Tensor:
         read = [history[-room(model) :] for history in histories]
         scores = next_scores(model, **build_request(model.config, read, seen=histories))
-        return choose(*top_items(scores, candidates), by(), NEXT)
+        return choose(*top_items(scores, candidates), by, NEXT)
 
     return lists
 
@@ -120,10 +120,10 @@ def train(folder: Path, log: Path, options: list[str]) -> None:
 
 def methods(model, vectors: torch.Tensor, options: argparse.Namespace) -> dict[str, Callable]:
     """By their names in the table."""
-    found = {"top 5": ranker(model, Relevance, NEXT)}
+    found = {"top 5": ranker(model, Relevance(), NEXT)}
     for weight in options.weights:
         by = MaximalMarginalRelevance(weight).bind(vectors)
-        found[f"MMR, weight {weight:g}"] = ranker(model, lambda by=by: by, options.candidates)
+        found[f"MMR, weight {weight:g}"] = ranker(model, by, options.candidates)
     found["generated, greedy"] = generator(model)
     return found | {f"generated, {beams} beams": generator(model, num_beams=beams) for beams in options.beams}
 

@@ -25,6 +25,7 @@ from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.evaluation import evaluate
 from hf_rec.hub import save_recommender
 from hf_rec.model.inputs import build_request
+from hf_rec.model.selection import Relevance
 from hf_rec.training import create_model, load_model
 
 TINY = "--max_length 12 --hidden_size 16 --max_steps 4 --use_cpu --disable_tqdm true --gradient_accumulation_steps 1"
@@ -145,7 +146,7 @@ def test_generated_lists_are_those_of_a_slow_loop_without_items_that_are_too_old
             read, seen = [*read, scores.argmax().item()], [*seen, scores.argmax().item()]
         expected.append(seen[len(history) :])
     assert lists.tolist() == expected
-    top = generated_lists.ranker(decoder, generated_lists.Relevance, 5)(histories)
+    top = generated_lists.ranker(decoder, Relevance(), 5)(histories)
     assert torch.equal(top[:, 0], lists[:, 0])
     with_beams = generated_lists.generator(decoder, num_beams=3)(histories)
     for found in (top, with_beams):
