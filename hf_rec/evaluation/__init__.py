@@ -6,10 +6,12 @@ from .label_baselines import evaluate_label_baselines
 from .label_metrics import label_metrics
 from .metrics import RankingMetrics
 from .rules import add_rule_columns, compile_rules
+from .variety import VarietyMetrics
 
 __all__ = [
     "BASELINES",
     "RankingMetrics",
+    "VarietyMetrics",
     "add_rule_columns",
     "compile_rules",
     "evaluate",

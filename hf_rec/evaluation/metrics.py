@@ -1,6 +1,6 @@
 """Ranking metrics over the whole catalogue, for the Trainer's hooks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +10,12 @@ from transformers import EvalPrediction
 from ..data.columns import as_array
 from ..model.ranking import rank_items, rule_scores, target_rank
 from ..model.rule_set import BatchRules
+from .variety import gini, long_tail_share
 
 
 class RankingMetrics:
-    """HR@k, NDCG@k and MRR of the targets; coverage, overlap, novelty and popularity of the lists.
+    """HR@k, NDCG@k and MRR of the targets; coverage, Gini coefficient, overlap, novelty, popularity and share of
+    long-tail items of the lists.
 
     `preprocess` turns the scores of a batch into ranks and lists at once, so that no more than one batch of scores is
     ever held; give both methods to a Trainer: `Trainer(..., preprocess_logits_for_metrics=metrics.preprocess,
@@ -23,8 +25,10 @@ class RankingMetrics:
     Args:
         item_counts: (vocab_size,) interactions of each item in the training data, 0 for the special tokens.
         num_special_tokens: Tokens of the vocabulary that are no items.
-        ks: Lengths of the lists; coverage, overlap, novelty and popularity are those of the longest.
+        ks: Lengths of the lists; the metrics of lists are those of the longest.
         groups: (vocab_size,) masks of items by the name of the group. Accuracy is also that of the targets in each.
+        variety: More metrics of the lists by name, such as [`VarietyMetrics`]; takes (histories, longest list) ids,
+            -1 where no item is left.
     """
 
     def __init__(
@@ -33,11 +37,13 @@ class RankingMetrics:
         num_special_tokens: int = 3,
         ks: Sequence[int] = (5, 10),
         groups: Mapping[str, np.ndarray] | None = None,
+        variety: Callable[[np.ndarray], Mapping[str, float]] | None = None,
     ):
         self.item_counts = item_counts
         self.num_items = len(item_counts) - num_special_tokens
         self.ks = sorted(ks)
         self.groups = groups or {}
+        self.variety = variety
 
     def preprocess(self, logits: torch.Tensor, labels: torch.Tensor, rules: BatchRules | None = None) -> torch.Tensor:
         """Rank of the target, then the ids of the longest list, -1 where no item is left; no list has a banned target.
@@ -78,7 +84,8 @@ class RankingMetrics:
             of_group = mask[np.ravel(prediction.label_ids)]
             metrics |= {f"{name}_{metric}": value for metric, value in self.accuracy(ranks[of_group]).items()}
             metrics[f"{name}_targets"] = int(of_group.sum())
-        return metrics | {f"{name}@{self.ks[-1]}": value for name, value in self.list_metrics(lists).items()}
+        of_lists = self.list_metrics(lists) | (self.variety(lists) if self.variety else {})
+        return metrics | {f"{name}@{self.ks[-1]}": value for name, value in of_lists.items()}
 
     def accuracy(self, ranks: np.ndarray) -> dict[str, float]:
         """HR, NDCG and MRR of the ranks of targets; 0 without any target."""
@@ -90,8 +97,8 @@ class RankingMetrics:
         return metrics | {"mrr": float(np.mean(1 / ranks))}
 
     def list_metrics(self, lists: np.ndarray) -> dict[str, float]:
-        """Share of the catalogue that is recommended to anyone, the chance that an item of one user's list stands in
-        another user's, and how popular what is recommended is."""
+        """Share of the catalogue that is recommended to anyone and how unequally, the chance that an item of one
+        user's list stands in another user's, and how popular what is recommended is."""
         recommended = lists[lists >= 0]
         users_of_item = np.bincount(recommended, minlength=len(self.item_counts))
         pairs = max(len(recommended) * (len(lists) - 1), 1)
@@ -99,9 +106,11 @@ class RankingMetrics:
         rarest = share[share > 0].min(initial=1.0)
         return {
             "coverage": float(np.count_nonzero(users_of_item) / self.num_items),
+            "gini": gini(np.sort(users_of_item)[-self.num_items :]),  # without special tokens, which are in no list
             "overlap": float(np.sum(users_of_item * (users_of_item - 1)) / pairs),
             "novelty": float(np.mean(-np.log2(np.maximum(share[recommended], rarest)))) if len(recommended) else 0.0,
             "popularity": float(np.mean(self.item_counts[recommended])) if len(recommended) else 0.0,
+            "long_tail": long_tail_share(lists, self.item_counts),
         }
 
 

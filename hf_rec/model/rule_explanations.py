@@ -6,7 +6,7 @@ import torch
 
 from .ranking import rank_items, rule_scores, target_rank
 from .rule_set import BatchRules
-from .rules import Allow, AtLeast, Boost, Deny, Eligible, Pin, Variety
+from .rules import Allow, AtLeast, Boost, Deny, Eligible, Pin, Popularity, Variety
 
 
 def explain_lists(scores: torch.Tensor, ids: torch.Tensor, rules: BatchRules) -> list[list[dict[str, Any]]]:
@@ -18,8 +18,8 @@ def explain_lists(scores: torch.Tensor, ids: torch.Tensor, rules: BatchRules) ->
 
     Returns:
         For each item `score_without_rules` and `place_without_rules`, which follow from the scores alone, and `rules`,
-        the names of the rules that touched it: a boost of it, its pin, and a share or variety without which it would
-        have another place.
+        the names of the rules that touched it: a boost of it, its pin, and a share, a variety or a penalty of
+        popularity without which it would have another place.
     """
     places = torch.stack([target_rank(scores, column) for column in ids.unbind(1)], 1).tolist()
     touched = [[[] for _ in row] for row in places]
@@ -29,7 +29,7 @@ def explain_lists(scores: torch.Tensor, ids: torch.Tensor, rules: BatchRules) ->
             found = torch.from_numpy(rule_set.masks[number]).to(ids.device)[ids]
         elif isinstance(rule, Pin):
             found = ids == rule_set.catalogue.token_of[rule.item]
-        elif isinstance(rule, (AtLeast, Variety)):
+        elif isinstance(rule, (AtLeast, Popularity, Variety)):
             found = ids != rank_items(scores, ids.shape[1], rules=without_rule(rules, number))[0]
         else:
             continue

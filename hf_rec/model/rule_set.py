@@ -1,5 +1,6 @@
 """A rule set compiled against a catalogue: masks, terms of scores and constraints, computed once and reused."""
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,6 @@ from transformers.utils import logging
 from .item_columns import ItemColumns
 from .rules import (
     BY_MIX,
-    OBJECTIVES,
     Allow,
     AtLeast,
     AtMost,
@@ -23,6 +23,7 @@ from .rules import (
     Eligible,
     ExcludeSeen,
     Pin,
+    Popularity,
     Rule,
     Variety,
     Where,
@@ -30,6 +31,7 @@ from .rules import (
     parse_rules,
 )
 from .selection import Constraint, Relevance
+from .variety import OBJECTIVES, category_mixes, category_shares, memberships, popularity_penalties
 
 logger = logging.get_logger(__name__)
 
@@ -316,7 +318,7 @@ class RuleSet:
         for number, rule in enumerate(self.rules):
             self.named(number, self.check_rule, rule)
         self.check_together()
-        self.compiled_memberships, self.objectives = {}, {}
+        self.shares, self.objectives = {}, {}
         columns = {rule.column for rule in self.of_kind(Eligible)}
         self.category_names = {column: {*catalogue.column(column, "categories")[0]} for column in columns}
 
@@ -333,7 +335,9 @@ class RuleSet:
     def check_rule(self, rule: Rule) -> None:
         """Raise for what the catalogue does not have."""
         catalogue = self.catalogue
-        if isinstance(rule, Pin):
+        if isinstance(rule, Popularity):
+            catalogue.column(rule.column, "numbers")
+        elif isinstance(rule, Pin):
             token = catalogue.token_of.get(rule.item)
             if token is None or token in catalogue.unavailable_ids:
                 raise ValueError(f"the pinned item {rule.item!r} is not in the catalogue")
@@ -512,13 +516,16 @@ class RuleSet:
     def bias(self, context: tuple) -> torch.Tensor | None:
         """The terms of scores in a context."""
         numbers = self.holding(context)
-        if not self.of_kind((Allow, Deny, Eligible, Boost), numbers):
+        if not self.of_kind((Allow, Deny, Eligible, Boost, Popularity), numbers):
             return None
         bias = np.zeros(self.catalogue.vocab_size, dtype=np.float32)
         for number in numbers:
             rule = self.rules[number]
             if isinstance(rule, Boost):
                 bias[self.masks[number]] += rule.add if rule.add is not None else log(rule.factor)
+            elif isinstance(rule, Popularity):
+                counts = np.nan_to_num(self.catalogue.column(rule.column, "numbers"))
+                bias -= popularity_penalties(torch.from_numpy(counts), rule.weight).numpy()
         bias[~self.allowed_items(context)] = -np.inf
         return self.catalogue.tensor(bias, torch.float32)
 
@@ -554,12 +561,11 @@ class RuleSet:
             return Relevance()
         if rule.method in BY_MIX:
             shares = self.shares_of(rule.over)
-            mixes = torch.nn.functional.embedding_bag(histories, shares, mode="sum")
-            return self.new_objective(rule).bind(shares, mixes / mixes.sum(-1, keepdim=True).clamp(min=1e-9))
+            return self.new_objective(rule).bind(shares, category_mixes(shares, histories))
         if id(rule) not in self.objectives:
             vectors = self.catalogue.vectors() if rule.over is None else self.shares_of(rule.over)
             self.objectives[id(rule)] = self.new_objective(rule).bind(vectors)
-        return self.objectives[id(rule)]
+        return copy.copy(self.objectives[id(rule)])  # which keeps what it knows of its own lists
 
     def new_objective(self, rule: Variety) -> Relevance:
         """The objective of a method with the options of a rule."""
@@ -568,12 +574,10 @@ class RuleSet:
 
     def shares_of(self, name: str) -> torch.Tensor:
         """(vocab_size, categories) shares: the categories of an item share it equally."""
-        if name not in self.compiled_memberships:
+        if name not in self.shares:
             names, codes = self.catalogue.column(name, "categories")
-            members = torch.zeros(len(codes), len(names) + 1, device=self.catalogue.device)
-            members.scatter_(1, self.catalogue.tensor(codes, torch.long), 1.0)
-            self.compiled_memberships[name] = members[:, 1:] / members[:, 1:].sum(-1, keepdim=True).clamp(min=1)
-        return self.compiled_memberships[name]
+            self.shares[name] = category_shares(memberships(self.catalogue.tensor(codes, torch.long), len(names) + 1))
+        return self.shares[name]
 
     def processor(self, time: float | None = None, request: Mapping[str, Any] | None = None) -> LogitsProcessor:
         """The rules about scores, for `generate(logits_processor=[...])`; those about lists have no part in it."""

@@ -5,7 +5,7 @@ A rule set is a list of rules. `rule_set.py` compiles it against a catalogue.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -16,11 +16,10 @@ from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from zoneinfo import ZoneInfo
 
-from .selection import Relevance
+from .variety import OBJECTIVES
 
 FILE = "rules.json"
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-OBJECTIVES: dict[str, Callable[..., Relevance]] = {}  # of a rule "variety", by its method
 BY_MIX = ("calibrated",)  # methods that compare a list with the mix of categories of its history
 
 
@@ -228,6 +227,22 @@ class Boost(Rule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Popularity(Rule):
+    """Popular items come later: the score of an item falls by `weight` times the logarithm of a number.
+
+    With weight 1 items are ranked by how much likelier they are for this user than for all.
+
+    Args:
+        weight: In [0, 1].
+        column: Of the numbers, by default the interactions in the training data.
+    """
+
+    kind = "popularity"
+    weight: float = limited(minimum=0, maximum=1)
+    column: str = "interactions"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pin(Rule):
     """An item stands at a place of the list, counted from 1.
 
@@ -294,10 +309,12 @@ class Variety(Rule):
             raise ValueError(f"method must be one of {sorted(OBJECTIVES)}, got {self.method!r}")
         if self.method in BY_MIX and self.over is None:
             raise ValueError(f"{self.method!r} compares mixes of categories; name their column with over")
+        if self.method in BY_MIX and self.window is not None:
+            raise ValueError(f"{self.method!r} compares whole lists; leave out window")
 
 
 KINDS: dict[str, type[Rule]] = {
-    kind.kind: kind for kind in (ExcludeSeen, Allow, Deny, Eligible, Boost, Pin, AtMost, AtLeast, Variety)
+    kind.kind: kind for kind in (ExcludeSeen, Allow, Deny, Eligible, Boost, Popularity, Pin, AtMost, AtLeast, Variety)
 }
 
 

@@ -25,13 +25,8 @@ class Relevance:
         """(rows, n) what each candidate would add to the list."""
         return self.scores
 
-    def add(self, places: torch.Tensor, found: torch.Tensor) -> None:
-        """Know what was chosen.
-
-        Args:
-            places: (rows,) places of the chosen candidates.
-            found: (rows,) whether a candidate was left. A list without one has ended; what is kept of it is not read.
-        """
+    def add(self, places: torch.Tensor) -> None:
+        """Know the (rows,) places of the chosen candidates. What is kept of a list that has ended is not read."""
 
 
 class Constraint:
@@ -53,7 +48,7 @@ class Constraint:
         raise NotImplementedError
 
     def add(self, places: np.ndarray) -> None:
-        """Know the (rows,) places of the chosen candidates. What is kept of a list that has ended is not read."""
+        """Know what was chosen, as [`Relevance.add`]."""
 
 
 def select(
@@ -88,7 +83,7 @@ def select(
         whole &= gains[rows, places] > -np.inf
         chosen[whole, place] = places[whole]
         left[rows, places] = False
-        objective.add(torch.from_numpy(places).to(ids.device), torch.from_numpy(whole.copy()).to(ids.device))
+        objective.add(torch.from_numpy(places).to(ids.device))
         for constraint in constraints:
             constraint.add(places)
     return torch.from_numpy(chosen).to(ids.device)

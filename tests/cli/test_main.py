@@ -106,11 +106,11 @@ def test_unknown_commands_and_choices_are_named_in_the_last_line(arguments, caps
         (["--train_file", "LOG", *LABEL, "1 = 1"], ["'1 = 1'", "always True", "train"]),
         (
             ["--train_file", "LOG", *LABEL, "country", "--hold_out_items", "0.1"],
-            ["--hold_out_items", "classification"],
+            ["--hold_out_items", "classifier", "event"],
         ),
         (
             ["--train_file", "LOG", *LABEL, "x", "--label_of", "user", "--users_file", "LOG", "--split", "temporal"],
-            ["--split", "--label_of user"],
+            ["--split", "label of the user"],
         ),
         (["--train_file", "LOG", *LABEL, "country", "--label_of", "user"], ["--users_file"]),
         (

@@ -45,9 +45,11 @@ def test_metrics_of_three_histories_by_hand():
             "ndcg@3": (1 + 1 / np.log2(4)) / 3,
             "mrr": (1 + 1 / 3 + 1 / 8) / 3,
             "coverage@3": 5 / 5,
+            "gini@3": (-2 * 1 + 0 * 2 + 2 * 2 + 4 * 3 - 4 * 1) / (5 * 9),  # of the lists of each item: 1, 1, 2, 2, 3
             "overlap@3": np.mean([3 / 3, 1 / 3, 1 / 3]),  # of the three pairs of users
             "novelty@3": -np.log2(share[lists]).mean(),
             "popularity@3": COUNTS[lists].mean(),
+            "long_tail@3": np.mean([0, 0, 2 / 3]),  # 6 and 7: the others make 14 of 16, without 5 less than 80 %
         }
     )
 
@@ -85,7 +87,7 @@ def test_a_target_that_is_in_no_list_is_no_hit_however_few_items_there_are():
 def test_one_item_and_longer_lists_than_the_catalogue():
     scores = torch.tensor([[-torch.inf, -torch.inf, -torch.inf, 0.5]])
     results = evaluated(RankingMetrics(np.array([0, 0, 0, 3]), ks=(10,)), scores, labels(3))
-    lists = {"coverage@10": 1, "overlap@10": 0, "novelty@10": 0, "popularity@10": 3}
+    lists = {"coverage@10": 1, "gini@10": 0, "overlap@10": 0, "novelty@10": 0, "popularity@10": 3, "long_tail@10": 0}
     assert results == {"hr@10": 1, "ndcg@10": 1, "mrr": 1} | lists
 
 

@@ -1,5 +1,7 @@
 """Rules on lists: exact examples, a slow second way, and random rule sets of which none is ever broken."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from hf_rec.model.ranking import ban_items_, rank_items, top_items
 from hf_rec.model.rule_set import Catalogue, RuleSet
 from hf_rec.model.rules import Variety
 from hf_rec.model.selection import Relevance
+from hf_rec.model.variety import OBJECTIVES
 
 REQUEST = {"region": "fr"}
 
@@ -253,13 +256,41 @@ class FewestFirst(Relevance):
     def gains(self):
         return self.scores - self.weight * self.loss
 
-    def add(self, places, found):  # noqa: ARG002
+    def add(self, places):
         own = self.vectors[self.ids.gather(1, places.unsqueeze(1))]
         self.loss = (self.vectors[self.ids] * own).sum(-1)
 
 
+def test_variety_by_the_brands_of_items():
+    """Relevance is 1, 0.8, ... 0; an item of a brand that is listed loses half a point."""
+    assert listed([{"rule": "variety", "method": "mmr", "weight": 0.5, "over": "brand"}]) == "aceb"
+    assert listed([{"rule": "variety", "method": "mmr", "weight": 0.5, "over": "brand", "window": 1}]) == "acbd"
+    assert listed([{"rule": "variety", "method": "dpp", "weight": 0.5, "over": "brand"}], 3) == "ace"
+    for method in OBJECTIVES:
+        assert listed([{"rule": "variety", "method": method, "weight": 0.0, "over": "brand"}], 6) == "abcdef"
+
+
+def test_calibrated_lists_have_the_mix_of_the_history():
+    rules = batch_rules(
+        [{"rule": "variety", "method": "calibrated", "weight": 0.9, "over": "brand"}], tiny_catalogue(), 1
+    )
+    rules.histories = torch.tensor([[0, 0, 4]])  # two of brand x, one of brand z
+    ids, _ = rank_items(torch.arange(6.0, 0, -1).unsqueeze(0), 3, rules=rules)
+    assert ids.tolist() == [[0, 4, 1]]
+
+
+def test_popular_items_come_later():
+    catalogue = tiny_catalogue(price=[1000, 1, None, 0, 10, 1])  # an unknown number counts as one
+    rules = batch_rules([{"rule": "popularity", "weight": 0.5, "column": "price"}], catalogue, 1)
+    ids, values = rank_items(torch.tensor([[6.0, 5, 4, 3, 2, 1]]), 6, rules=rules)
+    assert ids.tolist() == [[1, 2, 3, 0, 5, 4]]
+    assert values[0].tolist() == pytest.approx([5, 4, 3, 6 - math.log(1000) / 2, 1, 2 - math.log(10) / 2])
+    with pytest.raises(ValueError, match="'popularity 1'.*no column 'sold' of numbers"):
+        RuleSet([{"rule": "popularity", "weight": 1, "column": "sold"}], catalogue)
+
+
 def test_a_method_of_variety_chooses_within_the_other_rules(monkeypatch):
-    monkeypatch.setitem(module.OBJECTIVES, "fewest", FewestFirst)
+    monkeypatch.setitem(OBJECTIVES, "fewest", FewestFirst)
     Variety(method="fewest", weight=0.5)
     variety = {"rule": "variety", "method": "fewest", "weight": 1.0, "over": "brand"}
     assert listed([variety], k=6, scores=(6, 5.9, 5.8, 5.7, 5.6, 5.5)) == "acbdef"

@@ -36,6 +36,8 @@ EXAMPLES = [
     {"rule": "pin", "item": "a", "place": 3},
     {"rule": "at_most", "count": 2, "column": "brand", "any_of": ["x"]},
     {"rule": "at_least", "share": 0.25, "where": {"column": "interactions", "between": [None, 20]}},
+    {"rule": "popularity", "weight": 0.5},
+    {"rule": "variety", "method": "mmr", "weight": 0.3, "over": "genres", "window": 4},
 ]
 
 
@@ -48,7 +50,7 @@ def test_the_published_schema_is_that_of_the_dataclasses():
 def test_examples_are_valid_and_survive_the_way_to_json(tmp_path):
     jsonschema.validate(EXAMPLES, SCHEMA)
     rules = parse_rules(EXAMPLES)
-    assert {rule.kind for rule in rules} == {*KINDS} - {"variety"}
+    assert {rule.kind for rule in rules} == {*KINDS}
     assert rules_to_json(rules) == EXAMPLES
     write_rules(rules, tmp_path)
     assert read_rules(tmp_path / "rules.json") == rules
@@ -79,6 +81,7 @@ BAD = [
     ({"rule": "exclude_seen", "days": -1}, "days must be above 0"),
     ({"rule": "boost", "where": WHERE, "factor": -2}, "factor must be above 0"),
     ({"rule": "variety", "method": 3, "weight": 1}, "method is a text"),
+    ({"rule": "popularity", "weight": 1.5}, "weight must be at most 1, got 1.5"),
     ({"rule": "deny", "where": {"column": "price", "any_of": [1]}}, "any_of is a list, each a text"),
     ({"rule": "deny", "where": {"items": "a"}}, "items is a list"),
     ({"rule": "deny", "where": ["a"]}, "where is an object"),
@@ -87,6 +90,9 @@ BAD = [
 CONTRADICTIONS = [
     ({"rule": "boost", "where": WHERE}, "give one of add and factor"),
     ({"rule": "boost", "where": WHERE, "add": 1, "factor": 2}, "give one of add and factor"),
+    ({"rule": "variety", "method": "best", "weight": 1}, r"method must be one of \['calibrated', 'dpp', 'mmr'\]"),
+    ({"rule": "variety", "method": "calibrated", "weight": 1}, "name their column with over"),
+    ({"rule": "variety", "method": "calibrated", "weight": 1, "over": "genres", "window": 2}, "leave out window"),
     ({"rule": "deny", "where": {}}, "where has items, or a column"),
     ({"rule": "deny", "where": {"column": "brand"}}, "where has items, or a column"),
     ({"rule": "deny", "where": {"column": "brand", "items": ["a"]}}, "where has items, or a column"),
