@@ -160,7 +160,7 @@ def item_columns(
 
     Example:
         >>> table = pa.table({"item_id": ["a", "b"], "price": [1.5, 2.0], "brand": ["x", "x"]})
-        >>> item_columns(table, pa.array([None, "b"]), ["price", "brand"]).kinds
+        >>> item_columns(table, pa.array([None, "a", "b"]), ["price", "brand"]).kinds
         {'price': 'number', 'brand': 'category'}
     """
     wanted = dict(map(split_kept, columns))
