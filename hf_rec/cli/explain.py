@@ -58,13 +58,19 @@ class ExplainArguments:
 class TitleArguments:
     """The titles of the items."""
 
-    titles_file: str | None = field(default=None, metadata={"help": "A table with the titles of the items."})
+    titles_file: str | None = field(
+        default=None,
+        metadata={"help": "A table with the titles of the items, in place of those saved with the model."},
+    )
     title_column: str = field(default="title", metadata={"help": "Column of the title."})
     item_column: str = field(default="item_id", metadata={"help": "Column of the item."})
 
-    def read_titles(self) -> dict[str, str]:
-        """The title of each item, by its id; none without a table."""
-        titles = read_titles(self, self.item_column) if self.titles_file else {}
+    def titles_of(self, recommend: RecommendationPipeline) -> dict[str, str]:
+        """The title of each item, by its id."""
+        if self.titles_file:
+            titles = read_titles(self, self.item_column)
+        else:
+            titles = {item: recommend.title(index).get("title") for item, index in recommend.id_of_item.items()}
         return {item: plain(title) for item, title in titles.items() if title is not None}
 
 
@@ -72,8 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the explanation as a sentence and a table."""
     parser = HfArgumentParser((ExplainArguments, TitleArguments), prog="hf-rec explain", description=__doc__)
     args, names = parser.parse_args_into_dataclasses(arguments)
-    titles = names.read_titles()
     recommend = open_recommender(args.model_name_or_path)
+    titles = names.titles_of(recommend)
     history = args.history
     if args.request:
         (history,) = with_request([history], json.loads(args.request))

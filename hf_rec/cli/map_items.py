@@ -8,6 +8,7 @@ from transformers import HfArgumentParser, pipeline
 from ..data.files import read_table
 from ..explanation.pictures import item_map, map_picture
 from ..explanation.report import page
+from ..model.pipeline_bert4rec import RecommendationPipeline
 from .explain import TitleArguments
 
 
@@ -20,7 +21,8 @@ class MapArguments:
     group_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column of --titles_file that colours the items, such as genres; of a list its first value."
+            "help": "Column of --titles_file, or of the columns saved with the model, that colours the items, such as "
+            "genres; of a list its first value."
         },
     )
     method: str = field(default="tsne", metadata={"choices": ["tsne", "umap"], "help": "How the map is made."})
@@ -34,8 +36,8 @@ class MapArguments:
 def main(arguments: list[str] | None = None) -> None:
     parser = HfArgumentParser((MapArguments, TitleArguments), prog="hf-rec map-items", description=__doc__)
     args, names = parser.parse_args_into_dataclasses(arguments)
-    titles, groups = names.read_titles(), read_groups(args, names)
     recommend = pipeline("recommendation", model=args.model_name_or_path)
+    titles, groups = names.titles_of(recommend), groups_of(recommend, args.group_column, names)
     items, places = item_map(recommend, args.method, args.seed)
     bias = recommend.model.scores.bias.detach().tolist()  # larger for popular items
     popular = sorted(items, key=lambda item: -bias[recommend.id_of_item[item]])
@@ -49,16 +51,29 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{len(items):,} items: {args.output_file}")
 
 
-def read_groups(args: MapArguments, names: TitleArguments) -> dict[str, str]:
+def groups_of(recommend: RecommendationPipeline, column: str | None, names: TitleArguments) -> dict[str, str]:
     """The group of each item, by its id."""
-    if args.group_column is None:
+    if column is None:
         return {}
-    if names.titles_file is None:
-        raise ValueError("--group_column is a column of --titles_file; give both")
+    if names.titles_file:
+        return read_groups(names, column)
+    saved = recommend.model.item_columns
+    known = saved.categories if saved else {}
+    if column not in known:
+        raise ValueError(
+            f"no categories {column!r} are saved with the model, which has {sorted(known)}; give --titles_file"
+        )
+    categories, codes = known[column]
+    first = {item: codes[index, 0] for item, index in recommend.id_of_item.items()}
+    return {item: categories[code - 1] for item, code in first.items() if code}
+
+
+def read_groups(names: TitleArguments, column: str) -> dict[str, str]:
+    """The group of each item of --titles_file, by its id."""
     table = read_table(names.titles_file, [names.item_column])
-    if missing := {names.item_column, args.group_column} - {*table.column_names}:
+    if missing := {names.item_column, column} - {*table.column_names}:
         raise ValueError(f"no column {sorted(missing)} in {names.titles_file}, which has {table.column_names}")
-    values = table[args.group_column].to_pylist()
+    values = table[column].to_pylist()
     first = [(value or [None])[0] if isinstance(value, list) else value for value in values]
     named = zip(map(str, table[names.item_column].to_pylist()), first, strict=True)
     return {item: str(group) for item, group in named if group is not None}

@@ -410,7 +410,7 @@ class RecommendationPipeline(HistoryPipeline):
                 entry["because"] = because
         return lists
 
-    def title(self, index: int, items: ItemColumns | None) -> dict[str, str]:
+    def title(self, index: int, items: ItemColumns | None = None) -> dict[str, str]:
         """The title of an item as an entry has it, nothing where there is none."""
         columns = self.model.item_columns if items is None else items
         if columns is None or TITLE not in columns.texts:

@@ -8,8 +8,9 @@ import pytest
 from conftest import small_model
 from transformers import pipeline
 
-from hf_rec import Feature, ItemTokenizer
+from hf_rec import Bert4RecForCausalLM, Feature, ItemTokenizer
 from hf_rec.cli.main import main
+from hf_rec.data import item_columns
 from hf_rec.hub.folder import save_recommender
 
 pytest.importorskip("captum")
@@ -93,6 +94,22 @@ def test_a_map_is_written_with_the_kinds_of_the_items(run, shop, tmp_path, kind)
         assert written.startswith(b"\x89PNG")
     else:
         assert b"Title 5 (kind 2)" in written and b"item-7 (unknown)" in written
+
+
+def test_titles_and_groups_are_those_saved_with_the_model(shop, tmp_path, capsys):
+    model = Bert4RecForCausalLM.from_pretrained(shop / "model")
+    tokenizer = ItemTokenizer.from_pretrained(shop / "model")
+    model.item_columns = item_columns(shop / "items.parquet", tokenizer.item_ids, ["title", "kinds"])
+    save_recommender(tmp_path / "model", model, tokenizer)
+    capsys.readouterr()
+    main(["explain", "--model_name_or_path", str(tmp_path / "model"), "--history", *HISTORY, "--item", "item-9"])
+    assert capsys.readouterr().out.startswith("*Title 9* because of *Title ")
+    page = tmp_path / "map.html"
+    main(
+        ["map-items", "--model_name_or_path", str(tmp_path / "model"), "--group_column", "kinds"]
+        + ["--output_file", str(page)]
+    )
+    assert "Title 5 (kind 2)" in page.read_text() and "item-7 (unknown)" in page.read_text()
 
 
 @pytest.mark.parametrize(
