@@ -211,7 +211,8 @@ def item_map(recommend: RecommendationPipeline, method: str = "tsne", seed: int 
             import umap
 
             near = min(15, len(items) - 1)
-            return [*items], umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed).fit_transform(vectors)
+            mapper = umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed, n_jobs=1)
+            return [*items], mapper.fit_transform(vectors)
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise ImportError("a map needs scikit-learn or umap-learn: pip install 'hf_rec[explanation]'") from error
