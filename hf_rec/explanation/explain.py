@@ -19,7 +19,7 @@ METHODS: dict[str, Method] = {
     "lime": lime,
     "rollout": attention_rollout,
 }
-DEFAULT_METHOD = "integrated-gradients"  # the most faithful for its cost: docs/explanations.md
+DEFAULT_METHOD = "integrated-gradients"  # quick, takes no samples, adds up: docs/explanations.md
 REASONS = 3  # items that a sentence names
 
 

@@ -88,9 +88,11 @@ def short(title: str) -> str:
     Example:
         >>> short("Dr. Strangelove or: How I Learned to Stop Worrying")
         'Dr. Strangelove or: How I L…'
+        >>> short("Rocky Horror Picture Show, The (1975)")
+        'Rocky Horror Picture Show…'
     """
     title = plain(title)
-    return title if len(title) <= TITLE_LENGTH else f"{title[: TITLE_LENGTH - 1].rstrip()}…"
+    return title if len(title) <= TITLE_LENGTH else title[: TITLE_LENGTH - 1].rstrip(" ,(") + "…"
 
 
 def room_for(names: Sequence[str]) -> float:
