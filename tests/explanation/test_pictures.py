@@ -143,7 +143,7 @@ def test_a_map_has_a_mark_for_each_item_that_can_be_recommended(tmp_path):
     assert "script" not in Tags(page(NASTY, [picture.svg()])).tags
 
 
-@pytest.mark.parametrize("method", ["tsne", "umap"])
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])  # compiles for long
 def test_near_vectors_are_near_on_the_map(method):
     if method == "umap":
         pytest.importorskip("umap")
