@@ -2,12 +2,16 @@
 
 For a sample of test users, each method explains the item that is recommended first. The table gives the area under the
 deletion curve (lower is better) and under the insertion curve (higher is better), with 95 % confidence intervals over
-the users, and the time of an explanation.
+the users, and the time of an explanation. `reproduce.py` includes the tables that are kept as
+`model_cards/results/*.md`.
 """
 
 import json
+import platform
+import sys
 import time
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +20,7 @@ from tqdm.auto import tqdm
 from transformers import HfArgumentParser, pipeline
 
 from hf_rec.cli.arguments import DataArguments, feature_columns
+from hf_rec.cli.train import command_line
 from hf_rec.data.encode import histories_of
 from hf_rec.explanation import METHODS, HistoryGame
 from hf_rec.explanation.faithfulness import SHARES, curves, normalised_area
@@ -67,8 +72,13 @@ def main() -> None:
     drawn = np.random.default_rng(args.seed).permutation(len(histories))
     histories = [history for history in (histories[index] for index in drawn) if known_items(recommend, history)]
     histories = histories[: args.users]
-    print(f"{len(histories)} users, seed {args.seed}, {torch.get_num_threads()} thread(s)\n")
-    print("| method | deletion area | insertion area | ms per explanation |\n|---|---:|---:|---:|")
+    print(
+        f"\n## {data.title}: faithfulness of explanations\n\nAreas under the curves for {len(histories)} test users, "
+        f"seed {args.seed}, with 95 % intervals over the users, and the median time of an explanation; "
+        f"{platform.machine()}, {torch.get_num_threads()} thread(s), torch {version('torch')}.\n\n"
+        f"`{command_line('python scripts/explain_faithfulness.py', sys.argv[1:])}`\n\n"
+        "| method | deletion area | insertion area | ms per explanation |\n|---|---:|---:|---:|"
+    )
     results = {}
     for name in args.methods:
         found = measure(recommend, histories, MEASURED[name], args.seed)

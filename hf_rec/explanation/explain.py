@@ -19,7 +19,7 @@ METHODS: dict[str, Method] = {
     "lime": lime,
     "rollout": attention_rollout,
 }
-DEFAULT_METHOD = "integrated-gradients"  # the most faithful for its cost: docs/explanations.md
+DEFAULT_METHOD = "integrated-gradients"  # quick, takes no samples, adds up: docs/explanations.md
 REASONS = 3  # items that a sentence names
 
 
@@ -73,15 +73,19 @@ class Explanation:
             >>> Explanation("9", None, "occlusion", 3.1, 1.0, events).sentence({"2": "Alien", "9": "Aliens"})
             '*Aliens* because of *Alien* and *1*'
         """
-        what = named(self.item_id, titles)
+        what, cause = named(self.item_id, titles), " because of"
         if self.against is not None:
-            what += f" rather than {named(self.against, titles)}"
+            other = named(self.against, titles)
+            if self.score < 0:
+                what, cause = f"{what} is below {other}", ", but nearer to it because of"
+            else:
+                what += f" rather than {other}"
         reasons = self.largest()
         if not reasons:
             return f"{what}: no item of the history raised its score"
         if self.method == "rollout":
             return f"{what}, as any other item: the model reads {listed(reasons, titles)} most"
-        return f"{what} because of {listed(reasons, titles)}"
+        return f"{what}{cause} {listed(reasons, titles)}"
 
     def to_dict(self) -> dict:
         """Its fields, for JSON."""

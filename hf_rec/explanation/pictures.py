@@ -88,9 +88,11 @@ def short(title: str) -> str:
     Example:
         >>> short("Dr. Strangelove or: How I Learned to Stop Worrying")
         'Dr. Strangelove or: How I L…'
+        >>> short("Rocky Horror Picture Show, The (1975)")
+        'Rocky Horror Picture Show…'
     """
     title = plain(title)
-    return title if len(title) <= TITLE_LENGTH else f"{title[: TITLE_LENGTH - 1].rstrip()}…"
+    return title if len(title) <= TITLE_LENGTH else title[: TITLE_LENGTH - 1].rstrip(" ,(") + "…"
 
 
 def room_for(names: Sequence[str]) -> float:
@@ -211,7 +213,8 @@ def item_map(recommend: RecommendationPipeline, method: str = "tsne", seed: int 
             import umap
 
             near = min(15, len(items) - 1)
-            return [*items], umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed).fit_transform(vectors)
+            mapper = umap.UMAP(n_neighbors=near, metric="cosine", random_state=seed, n_jobs=1)
+            return [*items], mapper.fit_transform(vectors)
         from sklearn.manifold import TSNE
     except ImportError as error:
         raise ImportError("a map needs scikit-learn or umap-learn: pip install 'hf_rec[explanation]'") from error

@@ -20,9 +20,13 @@ tr + tr td { border-top: 1px solid #eee }
 .part td { color: #555; font-size: .9rem } .part td:first-child { padding-left: 2rem }
 .bar { height: .8rem; position: relative; background: linear-gradient(#999, #999) 50%/1px 100% no-repeat }
 .bar i { position: absolute; top: 0; bottom: 0 } .up { background: #0072B2 } .down { background: #D55E00 }
-.key span { white-space: nowrap } .key i { display: inline-block; width: .8rem; height: .8rem; margin: 0 .3rem 0 1rem }
+.key { display: flex; flex-wrap: wrap; gap: 0 1rem } .key span { white-space: nowrap }
+.key i { display: inline-block; width: .8rem; height: .8rem; margin-right: .3rem }
 .picture { overflow-x: auto } .picture svg { width: 100%; min-width: 44rem; height: auto }
 .picture use:hover, .picture path:hover { stroke: #D55E00; stroke-width: 2 }
+@media (max-width: 46rem) {
+  .picture::before { content: "Scroll sideways to see the whole picture."; color: #555; position: sticky; left: 0 }
+}
 """
 
 

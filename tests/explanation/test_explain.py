@@ -225,6 +225,8 @@ def test_a_sentence_names_distinct_titles_and_the_comparison():
     found = Explanation("9", None, "occlusion", 1.0, 0.0, events)
     assert found.sentence(titles) == "*Aliens* because of *Alien  3* and *1*"
     assert Explanation("9", "8", "lime", 1.0, 0.0, events[:1]).sentence() == "*9* rather than *8* because of *1*"
+    below = Explanation("9", "8", "lime", -1.0, -3.0, events[:1]).sentence()
+    assert below == "*9* is below *8*, but nearer to it because of *1*"
     assert (
         Explanation("9", None, "lime", 1.0, 0.0, events[3:])
         .sentence()

@@ -143,13 +143,18 @@ def test_a_map_has_a_mark_for_each_item_that_can_be_recommended(tmp_path):
     assert "script" not in Tags(page(NASTY, [picture.svg()])).tags
 
 
-def test_near_vectors_are_near_on_the_map():
+@pytest.mark.parametrize("method", ["tsne", pytest.param("umap", marks=pytest.mark.slow)])  # compiles for long
+def test_near_vectors_are_near_on_the_map(method):
+    if method == "umap":
+        pytest.importorskip("umap")
     tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
     model = small_model(23, is_decoder=True)
     weight = model.items.id_embeddings.weight.data
     weight[3:13] = weight[3] + 0.01 * weight[3:13]
     weight[13:] = -weight[3] + 0.01 * weight[13:]
-    _, places = item_map(pipeline("recommendation", model=model, tokenizer=tokenizer))
+    recommend = pipeline("recommendation", model=model, tokenizer=tokenizer)
+    _, places = item_map(recommend, method)
+    np.testing.assert_array_equal(item_map(recommend, method)[1], places)
     centres = places[:10].mean(0), places[10:].mean(0)
     distances = [np.linalg.norm(places - centre, axis=1) for centre in centres]
     assert ((distances[0] < distances[1]) == (np.arange(20) < 10)).all()
