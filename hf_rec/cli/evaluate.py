@@ -34,6 +34,10 @@ class EvaluationArguments:
     batch_size: int = field(
         default=0, metadata={"help": "Histories that are ranked together; 0 chooses by the size of the catalogue."}
     )
+    variety_column: str | None = field(
+        default=None,
+        metadata={"help": "Item column of categories for the metrics of variety, which --rules_file adds, too."},
+    )
     history_lengths: list[int] | None = field(
         default=None,
         metadata={
@@ -75,7 +79,12 @@ def evaluate_labels(
 ) -> dict:
     """Print the metrics of a classifier."""
     task = TaskArguments("classification", evaluation.label_column, config.label_of)
-    task.refuse(data, history_lengths=evaluation.history_lengths, rules_file=given.rules_file)
+    task.refuse(
+        data,
+        history_lengths=evaluation.history_lengths,
+        rules_file=given.rules_file,
+        variety_column=evaluation.variety_column,
+    )
     splits = task.load_splits(data, feature_columns(config.features), evaluation.seed)
     results = evaluate_classifier(
         evaluation.model_name_or_path, splits, evaluation.label_column, evaluation.batch_size or 64
@@ -100,6 +109,7 @@ def evaluate_lists(
         hold_out=data.hold_out_items,
         rules=rules,
         items=lambda tokenizer, counts: given.load_items(tokenizer, data.item_column, counts),
+        variety_column=evaluation.variety_column,
     )
     protocol = f"{data.split_name}, full ranking{obeying(rules)}"
     print(f"\nTest metrics on {data.title}, {protocol}:\n\n{results_tables(results)}")

@@ -41,9 +41,7 @@ def align_rows(table, ids: pa.Array, columns: Iterable[str], key_column: str, wh
     Args:
         what: The ids in the plural, for messages.
     """
-    columns = list(columns)
-    if is_path(table):
-        table = TableFiles(table, [key_column])
+    columns, table = list(columns), open_table(table, key_column)
     if missing := sorted({key_column, *columns} - {*column_names(table)}):
         raise ValueError(f"no column {missing} in the table of {what}, which has {column_names(table)}")
     table = as_table(table, {key_column, *columns})
@@ -60,6 +58,11 @@ def align_rows(table, ids: pa.Array, columns: Iterable[str], key_column: str, wh
     if missing := known - len(places.drop_null()):
         logger.warning(f"{missing:,} of {known:,} {what} are not in the table of {what}")
     return pa.table({name: as_array(table[name]).take(places) for name in columns})
+
+
+def open_table(table, key_column: str):
+    """A table, or the files of a path."""
+    return TableFiles(table, [key_column]) if is_path(table) else table
 
 
 def one_row_each(table, key_column: str) -> pa.Table:
@@ -163,7 +166,7 @@ def item_columns(
         >>> item_columns(table, pa.array([None, "a", "b"]), ["price", "brand"]).kinds
         {'price': 'number', 'brand': 'category'}
     """
-    wanted = dict(map(split_kept, columns))
+    wanted, items = dict(map(split_kept, columns)), open_table(items, item_column)
     counted = INTERACTIONS in wanted and (items is None or INTERACTIONS not in column_names(items))
     if counted and counts is None:
         raise ValueError(f"{INTERACTIONS!r} are counted in training data, which there are none of here")

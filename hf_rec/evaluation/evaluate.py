@@ -15,6 +15,7 @@ from ..model.rule_set import RuleSet
 from .baselines import BASELINES, Scorer, evaluate_scorer
 from .metrics import RankingMetrics, item_counts
 from .rules import RuleTrainer
+from .variety import VarietyMetrics
 
 logger = logging.get_logger(__name__)
 
@@ -22,9 +23,12 @@ Groups = Mapping[str, np.ndarray]
 MAX_SCORES = 2**26  # scores of a batch in evaluation: 256 MB in float32
 
 
-def ranking_metrics(train: Dataset, config: Bert4RecConfig, groups: Groups | None = None) -> RankingMetrics:
-    """Metrics for a tokenized training split and a model's catalogue; see [`RankingMetrics`] for the groups."""
-    return RankingMetrics(item_counts(train, config.vocab_size), len(config.special_token_ids), groups=groups)
+def ranking_metrics(
+    train: Dataset, config: Bert4RecConfig, groups: Groups | None = None, variety: VarietyMetrics | None = None
+) -> RankingMetrics:
+    """Metrics for a tokenized training split and a model's catalogue; see [`RankingMetrics`] for the others."""
+    counts = item_counts(train, config.vocab_size)
+    return RankingMetrics(counts, len(config.special_token_ids), groups=groups, variety=variety)
 
 
 def evaluate(
@@ -36,6 +40,7 @@ def evaluate(
     batch_size: int = 0,
     groups: Groups | None = None,
     rules: RuleSet | None = None,
+    variety: VarietyMetrics | None = None,
 ) -> dict[str, float]:
     """Ranking metrics of a model on a split.
 
@@ -46,6 +51,7 @@ def evaluate(
         batch_size: Histories that are ranked together; 0 chooses by the size of the catalogue.
         groups: Masks of items, for which accuracy is also given; see [`RankingMetrics`].
         rules: That rank the lists, of a split with the columns of [`add_rule_columns`].
+        variety: More metrics of the lists.
     """
     config = model.config
     excluded = "seen_ids" if rules is not None else "input_ids" if config.exclude_seen else None
@@ -56,7 +62,7 @@ def evaluate(
             "no model can find them; give --include_seen (exclude_seen=False) to rank them, or change the rule "
             "'exclude_seen' if there is one"
         )
-    metrics = ranking_metrics(tokenized["train"], config, groups)
+    metrics = ranking_metrics(tokenized["train"], config, groups, variety)
     with tempfile.TemporaryDirectory() as scratch:
         options = {
             "model": model,

@@ -24,9 +24,14 @@ def compile_rules(model: PreTrainedModel, tokenizer: ItemTokenizer, rules=None, 
     rules = model.rules if rules is None else rules
     if not rules:
         return None
+    return RuleSet(rules, catalogue_of(model, tokenizer, items))
+
+
+def catalogue_of(model: PreTrainedModel, tokenizer: ItemTokenizer, items=None) -> Catalogue:
+    """The catalogue of a model, with the saved item columns or with others."""
     special = {*tokenizer.all_special_tokens}
     tokens = {item: token for item, token in tokenizer.get_vocab().items() if item not in special}
-    return RuleSet(rules, Catalogue.of(model, tokens, model.item_columns if items is None else items))
+    return Catalogue.of(model, tokens, model.item_columns if items is None else items)
 
 
 def add_rule_columns(
@@ -104,4 +109,4 @@ class RuleTrainer(Trainer):
         return loss, self.metrics.preprocess(logits, labels, rules), labels
 
 
-__all__ = ["RuleTrainer", "add_rule_columns", "compile_rules"]
+__all__ = ["RuleTrainer", "add_rule_columns", "catalogue_of", "compile_rules"]

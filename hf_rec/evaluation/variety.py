@@ -1,10 +1,12 @@
 """Metrics of the variety of lists: within a list, beside the user's history, and over all users."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
+from ..model.inputs import pad_rows
+from ..model.rule_set import Catalogue
 from ..model.variety import category_mixes, category_shares, divergence
 
 HEAD = 0.8  # share of the training interactions that the popular items make
@@ -40,6 +42,22 @@ class VarietyMetrics:
         if mixes is not None and categories is None:
             raise ValueError("mixes of categories were given without the categories of the items")
         self.vectors, self.categories, self.mixes = vectors, categories, mixes
+
+    @classmethod
+    def of(
+        cls, catalogue: Catalogue, histories: Sequence[Sequence[int]], pad_token_id: int, column: str | None = None
+    ) -> "VarietyMetrics":
+        """By the item vectors of a model, and by the categories of one of its item columns if it is named.
+
+        Args:
+            histories: Token ids, in the order of the lists.
+        """
+        vectors = catalogue.vectors().float().cpu().numpy()
+        if column is None:
+            return cls(vectors)
+        categories = catalogue.memberships(column).cpu()
+        mixes = category_mixes(category_shares(categories), pad_rows(histories, pad_token_id)[0])
+        return cls(vectors, categories.numpy(), mixes.numpy())
 
     def __call__(self, lists: np.ndarray) -> dict[str, float]:
         """The metrics for which there is what they need.

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..model.occlusion import Window, build_subsets
-from ..model.pipeline_bert4rec import RecommendationPipeline, as_row, check_count, check_items, next_scores
+from ..model.pipeline_bert4rec import RecommendationPipeline, as_row, check_count, check_items
 
 BATCH_SIZE = 128
 
@@ -103,7 +103,7 @@ class HistoryGame:
         banned, ranks = [*dict.fromkeys(seen)] if self.exclude_seen else [], []
         with torch.inference_mode():
             for rows in torch.as_tensor(present).split(self.batch_size):
-                scores = all_scores(self.recommend, self.inputs(rows.numpy(), banned)).cpu()
+                scores = self.recommend.scores(self.inputs(rows.numpy(), banned)).cpu()
                 ranks.append(ranks_of(scores, int(self.item_ids[0])))
         return torch.cat(ranks)
 
@@ -116,13 +116,6 @@ class HistoryGame:
     def base_score(self) -> float:
         """The score without any player."""
         return float(self.value(np.zeros((1, len(self)), dtype=bool)))
-
-
-def all_scores(recommend: RecommendationPipeline, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """(rows, vocab_size) scores, banned items at -inf, of either pipeline."""
-    if isinstance(recommend.model, torch.nn.Module):
-        return next_scores(recommend.model, **inputs)
-    return recommend.model(**inputs)["scores"]
 
 
 def ranks_of(scores: torch.Tensor, index: int) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ..model.occlusion import leave_one_out_rows
 from .game import HistoryGame
 
 PERMUTATIONS = 25  # that Shapley values are averaged over
@@ -22,7 +23,7 @@ def captum():
 
 def occlusion(game: HistoryGame, _seed: int = 0) -> torch.Tensor:
     """(players,) by how much the score falls without each player alone."""
-    values = game.value(np.concatenate([np.ones((1, len(game)), dtype=bool), ~np.eye(len(game), dtype=bool)]))
+    values = game.value(leave_one_out_rows(len(game)))
     return values[0] - values[1:]
 
 

@@ -13,6 +13,7 @@ from ..model.configuration_bert4rec import Bert4RecConfig
 MARKUP = re.compile(r"([\\`*|\[\]])")
 CARD_METRICS = ("ndcg@10", "hr@10", "mrr", "coverage@10", "overlap@10", "novelty@10", "popularity@10")
 COLD_METRICS = ("cold_ndcg@10", "cold_hr@10", "warm_ndcg@10", "warm_hr@10")
+VARIETY_METRICS = ("diversity@10", "category_diversity@10", "miscalibration@10", "gini@10", "long_tail@10")
 
 BERT4REC = """```bibtex
 @inproceedings{sun2019bert4rec,
@@ -50,8 +51,12 @@ def results_table(results: Mapping[str, Mapping[str, float]], metrics: tuple[str
 
 
 def results_tables(results: Mapping[str, Mapping[str, float]]) -> str:
-    """[`results_table`] and, where items were held out, one of the accuracy for them and for the others."""
+    """[`results_table`] and, where they were measured, tables of variety and of the accuracy for items that were held
+    out and for the others."""
     tables = [results_table(results)]
+    variety = tuple(name for name in VARIETY_METRICS if all(name in row for row in results.values()))
+    if VARIETY_METRICS[0] in variety:
+        tables.append(results_table(results, variety))
     if all(name in row for row in results.values() for name in COLD_METRICS):
         tables.append(results_table(results, COLD_METRICS))
     return "\n\n".join(tables)

@@ -281,7 +281,9 @@ class RecommendationPipeline(HistoryPipeline):
     ):
         config = self.model.config
         rows = [as_row(history) for history in histories]
-        rule_set = self.rule_set(self.model.rules if rules is None else rules, extra_rules, items)
+        # as JSON, because the classes of a saved folder exist once for its model and once for its pipeline
+        rules = rules_to_json(self.model.rules) if rules is None else rules
+        rule_set = self.rule_set(rules, extra_rules, items)
         checked = [self.check_columns(row, rule_set) for row in rows]
         ids, event_features = zip(*(self.encode(*parts) for parts in checked), strict=True)
         blocked = self.known_ids(blocked)
@@ -437,6 +439,7 @@ class RecommendationPipeline(HistoryPipeline):
             raise ValueError(f"the item {item_id!r} is not in the catalogue of the model")
         preprocess, forward, _ = self._sanitize_parameters(**options)
         preprocess, forward = self._preprocess_params | preprocess, self._forward_params | forward
+        preprocess.pop("explain", None)
         token, config = self.id_of_item[item_id], self.model.config
         with self.get_inference_context()():
             inputs = self._ensure_tensor_on_device(self.preprocess([history], **preprocess), self.device)

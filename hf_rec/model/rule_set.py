@@ -39,7 +39,7 @@ DAY = 86_400  # seconds
 ROUNDING = 1e-6  # of shares times places
 TOO_MUCH = 2**30  # more items than any list has
 MOST_VARIANTS = 64  # of a rule set that are kept: 4 bytes an item each
-MOST_MEMBERSHIPS = 2**28  # items times categories, of a rule "variety" over a column
+MOST_MEMBERSHIPS = 2**28  # items times categories of a column, for variety
 
 
 class ItemBias(LogitsProcessor):
@@ -219,9 +219,22 @@ class Catalogue:
     def column(self, name: str, kind: str):
         """A column of "numbers" or "categories"."""
         known = {} if self.columns is None else getattr(self.columns, kind)
-        if name not in known:
-            raise ValueError(f"no column {name!r} of {kind}; the item columns have {sorted(known)}")
-        return known[name]
+        if name in known:
+            return known[name]
+        kinds = {} if self.columns is None else self.columns.kinds
+        if name in kinds:
+            wanted = "number" if kind == "numbers" else "category"
+            raise ValueError(
+                f"the column {name!r} is kept as {kinds[name]}, not as {kind}; keep it as {name}:{wanted}"
+            )
+        raise ValueError(f"no column {name!r} of {kind}; the item columns have {sorted(known)}")
+
+    def memberships(self, name: str) -> torch.Tensor:
+        """(vocab_size, categories) truth values: which categories of a column the items have."""
+        names, codes = self.column(name, "categories")
+        if len(names) * self.vocab_size > MOST_MEMBERSHIPS:
+            raise ValueError(f"{len(names)} categories of {name!r} are too many for {self.vocab_size} items")
+        return memberships(self.tensor(codes, torch.long), len(names) + 1)
 
     def codes(self, name: str, any_of: Sequence[str] | None = None) -> np.ndarray:
         """(vocab_size, width) codes of a column of categories, 0 for those that are not among `any_of`."""
@@ -315,10 +328,10 @@ class RuleSet:
         self.masks = [self.named(number, self.mask_of, rule) for number, rule in enumerate(self.rules)]
         self.contexts, self.numbers = [], {}  # the distinct kinds of requests, and their numbers
         self.variants = OrderedDict()
+        self.shares, self.objectives = {}, {}
         for number, rule in enumerate(self.rules):
             self.named(number, self.check_rule, rule)
         self.check_together()
-        self.shares, self.objectives = {}, {}
         columns = {rule.column for rule in self.of_kind(Eligible)}
         self.category_names = {column: {*catalogue.column(column, "categories")[0]} for column in columns}
 
@@ -343,11 +356,10 @@ class RuleSet:
                 raise ValueError(f"the pinned item {rule.item!r} is not in the catalogue")
         elif isinstance(rule, AtMost):
             catalogue.codes(rule.column, rule.any_of)
-        elif isinstance(rule, Eligible) or (isinstance(rule, Variety) and rule.over is not None):
-            name = rule.column if isinstance(rule, Eligible) else rule.over
-            names, _ = catalogue.column(name, "categories")
-            if isinstance(rule, Variety) and len(names) * catalogue.vocab_size > MOST_MEMBERSHIPS:
-                raise ValueError(f"{len(names)} categories of {name!r} are too many for {catalogue.vocab_size} items")
+        elif isinstance(rule, Eligible):
+            catalogue.column(rule.column, "categories")
+        elif isinstance(rule, Variety) and rule.over is not None:
+            self.shares_of(rule.over)
         elif isinstance(rule, Variety) and catalogue.vectors is None:
             raise ValueError("there are no item vectors here; name a column with over")
 
@@ -575,8 +587,7 @@ class RuleSet:
     def shares_of(self, name: str) -> torch.Tensor:
         """(vocab_size, categories) shares: the categories of an item share it equally."""
         if name not in self.shares:
-            names, codes = self.catalogue.column(name, "categories")
-            self.shares[name] = category_shares(memberships(self.catalogue.tensor(codes, torch.long), len(names) + 1))
+            self.shares[name] = category_shares(self.catalogue.memberships(name))
         return self.shares[name]
 
     def processor(self, time: float | None = None, request: Mapping[str, Any] | None = None) -> LogitsProcessor:
@@ -590,7 +601,7 @@ class RuleSet:
         for part in ("rules", "names", "masks"):
             values = getattr(self, part)
             setattr(left, part, values[:number] + values[number + 1 :])
-        left.category_names = self.category_names
+        left.category_names, left.shares, left.objectives = self.category_names, self.shares, self.objectives
         return left
 
 

@@ -20,6 +20,7 @@ from .variety import OBJECTIVES
 
 FILE = "rules.json"
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+LAST_TIME = 253_370_000_000  # seconds since 1970, in the year 9998; `datetime` ends with 9999
 BY_MIX = ("calibrated",)  # methods that compare a list with the mix of categories of its history
 
 
@@ -138,7 +139,13 @@ class When(Checked):
         return (moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(self.timezone))).timestamp()
 
     def holds(self, time: float) -> bool:
-        """Whether it is true at a time in seconds since 1970."""
+        """Whether it is true at a time in seconds since 1970.
+
+        Raises:
+            ValueError: for a time that is no date, such as one in milliseconds.
+        """
+        if abs(time) >= LAST_TIME:
+            raise ValueError(f"the time of a request is in seconds since 1970, got {time!r}")
         if self.since is not None and time < self.moment(self.since):
             return False
         if self.until is not None and time >= self.moment(self.until):

@@ -15,12 +15,15 @@ from ..data.splits import hold_out_items
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.baselines import BASELINES, NAMES, content_nearest, random_order
 from ..evaluation.evaluate import evaluate, evaluate_baselines, ranking_metrics
-from ..evaluation.rules import add_rule_columns, compile_rules
+from ..evaluation.rules import add_rule_columns, catalogue_of, compile_rules
+from ..evaluation.variety import VarietyMetrics
 from ..hub.card import model_card
 from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.item_columns import ItemColumns
+from ..model.rule_set import RuleSet
+from ..model.rules import Variety
 from .arguments import RecommendationTrainingArguments, complete_arguments, count_targets, fine_tuning_arguments
 from .categories import extend_event_categories
 from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
@@ -224,6 +227,7 @@ def evaluate_recommender(
     hold_out: float = 0.0,
     rules=None,
     items: Callable[[ItemTokenizer, np.ndarray], ItemColumns | None] | None = None,
+    variety_column: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Test metrics of a saved model and of the baselines, as [`train_recommender`] returns them.
 
@@ -234,6 +238,8 @@ def evaluate_recommender(
         rules: In place of the saved ones, as [`parse_rules`] takes them; `[]` for none. The baselines obey them, too.
         items: A function of the tokenizer and the (vocab_size,) interactions of the training data, whose item columns
             take the place of the saved ones.
+        variety_column: Item column of categories for the metrics of variety, which also come with rules; that of a
+            rule "variety" if None.
     """
     new_items = []
     if hold_out:
@@ -249,10 +255,20 @@ def evaluate_recommender(
     if compiled is not None:
         test = add_rule_columns(tokenized["test"], splits["test"], tokenizer, compiled, model.config.exclude_seen)
         tokenized = DatasetDict(tokenized | {"test": test})
+    if compiled is not None or variety_column:
+        catalogue = catalogue_of(model, tokenizer, columns) if compiled is None else compiled.catalogue
+        column = variety_column or column_of_variety(compiled)
+        histories = tokenized["test"]["input_ids"][:]
+        metrics.variety = VarietyMetrics.of(catalogue, histories, model.config.pad_token_id, column)
     baselines = baselines_for(model, new_items)
     results = evaluate_baselines(tokenized, model.config, metrics, baselines=baselines, rules=compiled)
-    name = Path(model_name_or_path).name
-    return results | {name: evaluate(model, tokenized, batch_size=batch_size, groups=groups, rules=compiled)}
+    own = evaluate(model, tokenized, batch_size=batch_size, groups=groups, rules=compiled, variety=metrics.variety)
+    return results | {Path(model_name_or_path).name: own}
+
+
+def column_of_variety(rules: RuleSet) -> str | None:
+    """The first column that a rule "variety" compares items by, None if there is none."""
+    return next((rule.over for rule in rules.of_kind(Variety) if rule.over), None)
 
 
 __all__ = ["evaluate_recommender", "train_recommender"]

@@ -79,11 +79,25 @@ def test_evaluate_measures_lists_by_rules(shop, tmp_path, capsys):
     assert list(ruled) == list(plain) == ["popularity", "last-item Markov", "model"]
     for name in ruled:  # a list has the items of one country only, and five sizes
         assert ruled[name]["hr@10"] > plain[name]["hr@10"]
+        assert 0 < ruled[name]["diversity@10"] < 1 and "diversity@10" not in plain[name]
+        assert "miscalibration@10" not in ruled[name]
     (tmp_path / "deny.json").write_text('[{"rule": "deny", "where": {"column": "colour", "any_of": ["red"]}}]')
     with pytest.raises(SystemExit, match="no column 'colour'"):
         run(*call, "--rules_file", tmp_path / "deny.json")
     with pytest.raises(SystemExit, match="--items_file and --kept_columns"):
         run(*call, "--items_file", shop / "items.parquet")
+
+
+def test_evaluate_measures_variety(shop, tmp_path, capsys):
+    call = ["evaluate", "--model_name_or_path", shop / "model", "--train_file", shop / "log.parquet"]
+    run(*call, "--variety_column", "sold_in", "--output_file", tmp_path / "plain.json")
+    assert "| diversity@10 | category_diversity@10 | miscalibration@10 |" in capsys.readouterr().out
+    rules = [{"rule": "variety", "method": "calibrated", "weight": 1, "over": "sold_in"}]
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    run(*call, "--rules_file", tmp_path / "rules.json", "--output_file", tmp_path / "calibrated.json")
+    plain, calibrated = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("plain", "calibrated"))
+    for name in plain:
+        assert calibrated[name]["miscalibration@10"] < plain[name]["miscalibration@10"]
 
 
 def test_columns_of_another_table_take_the_place_of_the_saved_ones(shop, tmp_path, capsys):

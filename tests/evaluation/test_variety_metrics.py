@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from hf_rec import RankingMetrics
 from hf_rec.evaluation import VarietyMetrics
 from hf_rec.evaluation.variety import gini, long_tail, long_tail_share
+from hf_rec.model.item_columns import ItemColumns
+from hf_rec.model.rule_set import Catalogue
 from hf_rec.model.variety import category_mixes, category_shares, divergence
 
 # items 3 to 7; item 6 has no category, item 7 neither category nor vector
@@ -42,6 +44,18 @@ def test_miscalibration_by_hand():
         VarietyMetrics(categories=CATEGORIES, mixes=mixes)(lists[:2])
     with pytest.raises(ValueError, match="without the categories of the items"):
         VarietyMetrics(mixes=mixes)
+
+
+def test_metrics_by_a_catalogue_are_those_of_its_vectors_and_categories():
+    kinds = [None, None, None, ["a"], ["a", "b"], ["b", "c"], None, None]
+    columns = ItemColumns.of({"kinds": "bag"}, {"kinds": kinds})
+    catalogue = Catalogue({}, 8, (0, 1, 2), columns, lambda: torch.from_numpy(VECTORS))
+    lists, mixes = np.array([[3, 4, 5], [3, 6, 7]]), np.array([[0.75, 0.25, 0], [0, 0, 0]])
+    found = VarietyMetrics.of(catalogue, [[3, 4, 6], [1, 7]], 0, "kinds")(lists)
+    assert found == pytest.approx(VarietyMetrics(VECTORS, CATEGORIES, mixes)(lists))
+    assert VarietyMetrics.of(catalogue, [[3], [4]], 0)(lists) == pytest.approx(VarietyMetrics(VECTORS)(lists))
+    with pytest.raises(ValueError, match="no column 'colour'"):
+        VarietyMetrics.of(catalogue, [[3], [4]], 0, "colour")
 
 
 @settings(max_examples=30)

@@ -46,6 +46,7 @@ from hf_rec import Bert4RecConfig, Bert4RecForMaskedLM, Bert4RecModel, ItemToken
 from hf_rec.hub import model_card, save_recommender
 from hf_rec.hub.folder import check_folder
 from hf_rec.model import configuration_bert4rec, modeling_bert4rec, pipeline_bert4rec
+from hf_rec.model.rules import parse_rules
 
 
 def set_traps(folder: Path, traps: Path) -> Path:
@@ -70,7 +71,7 @@ def recommender():
 
 @pytest.fixture(scope="module")
 def saved(recommender, tmp_path_factory) -> dict[str, Path]:
-    """The folders that the three ways of saving write, and a causal model with features."""
+    """The folders that the three ways of saving write, and a causal model with features and rules."""
     model, tokenizer = recommender
     root = tmp_path_factory.mktemp("saved")
     model.save_pretrained(root / "model")
@@ -80,6 +81,7 @@ def saved(recommender, tmp_path_factory) -> dict[str, Path]:
     pipeline("recommendation", model=model, tokenizer=tokenizer).save_pretrained(root / "pipeline")
     causal = make_recommender(is_decoder=True, features=FEATURES, item_features=[BRAND], use_repeat_bias=True)
     causal[0].store_items(torch.tensor([4, 6, 9]), {"brand": ["acme", "oak", "acme"]})
+    causal[0].rules = parse_rules([{"rule": "at_least", "share": 0.5, "where": {"items": ["item-5", "item-9"]}}])
     save_recommender(root / "causal", *causal)
     return {way: root / way for way in ("model", "recommender", "pipeline", "causal")}
 
@@ -116,7 +118,7 @@ def outside_again(saved, outside, tmp_path_factory) -> dict:
 
 @pytest.mark.parametrize("way", ["model", "recommender", "pipeline", "causal"])
 def test_code_in_a_folder_needs_nothing_but_torch_and_transformers(saved, way):
-    more = ["generation_config.json"] if way == "causal" else []
+    more = ["generation_config.json", "rules.json"] if way == "causal" else []
     assert sorted(set(contents(saved[way])) - {"README.md"}) == sorted([*FILES, *more])
     imported = set()
     for name in CODE:

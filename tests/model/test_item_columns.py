@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 from conftest import small_model
 from safetensors import safe_open
@@ -73,6 +74,12 @@ def test_a_kind_may_be_named_and_interactions_are_counted():
             item_columns(TABLE, IDS, columns)
     with pytest.raises(ValueError, match="needs a table"):
         item_columns(None, IDS, ["brand"])
+
+
+def test_interactions_are_counted_beside_the_columns_of_a_file(tmp_path):
+    pyarrow.parquet.write_table(TABLE, tmp_path / "items.parquet")
+    found = item_columns(tmp_path / "items.parquet", IDS, ["brand", "interactions"], counts=np.array([0, 5, 7, 0]))
+    assert contents(found) == {"brand": [None, "oak", "oak", None], "interactions": [0, 5, 7, 0]}
 
 
 def test_columns_survive_the_file_which_holds_no_pickle(columns, tmp_path):

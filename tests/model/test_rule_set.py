@@ -192,7 +192,8 @@ PIN = {"rule": "pin", "item": "a", "place": 1}
     ("rules", "message"),
     [
         ([{"rule": "deny", "where": where("colour", "red")}], r"'deny 1'.*no column 'colour'.*\['brand'\]"),
-        ([{"rule": "deny", "where": where("brand", between=[1, 2])}], "'deny 1'.*no column 'brand' of numbers"),
+        ([{"rule": "deny", "where": where("brand", between=[1, 2])}], "'deny 1'.*kept as category, .*brand:number"),
+        ([{"rule": "deny", "where": where("colour", between=[1, 2])}], "'deny 1'.*no column 'colour' of numbers"),
         ([{"rule": "deny", "where": where("brand", "w")}], "no item has.*'w'.*'brand'"),
         ([{"rule": "deny", "where": {"items": ["g", "h"]}}], "'deny 1'.*none of its 2 items.*'g'"),
         ([{"rule": "pin", "item": "g", "place": 1}], "'pin 1'.*'g' is not in the catalogue"),

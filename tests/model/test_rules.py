@@ -161,3 +161,8 @@ def test_a_dataclass_checks_itself():
 )
 def test_a_rule_holds_in_its_time(when, time, expected):
     assert When(**when).holds(datetime.fromisoformat(time).replace(tzinfo=UTC).timestamp()) is expected
+
+
+def test_a_time_in_another_unit_is_an_error():
+    with pytest.raises(ValueError, match="in seconds since 1970, got 1700000000000"):
+        When(weekdays=["monday"]).holds(1_700_000_000_000)

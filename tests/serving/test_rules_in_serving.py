@@ -144,7 +144,7 @@ def test_seen_items_return_after_days(recommend):
     assert_same([recommend(["item-3"], rules=[{"rule": "exclude_seen"}])], [recommend(["item-3"], rules=[])])
 
 
-def test_rules_explain_themselves(recommend):
+def test_rules_explain_themselves(recommend, monkeypatch):
     plain = recommend(["item-3"], rules=[], top_k=19)
     place, score = (
         {entry["item_id"]: value for value, entry in enumerate(plain, 1)},
@@ -174,6 +174,8 @@ def test_rules_explain_themselves(recommend):
     assert why_not(plain[12]["item_id"]) == (None, 12, [])
     assert why_not(plain[4]["item_id"]) == (None, 5, ["campaign", "pin 2", "tail"])
     assert why_not(plain[4]["item_id"], rules=[]) == (5, 5, [])
+    monkeypatch.setattr(recommend, "occlude", lambda *_: pytest.fail("why_not needs no reasons"))
+    assert why_not(plain[4]["item_id"], rules=[], explain=True) == (5, 5, [])
     limit = [{"rule": "at_most", "count": 1, "column": "brand", "name": "one of a brand"}]
     for item in place:
         _, rank, names = why_not(item, rules=limit)
