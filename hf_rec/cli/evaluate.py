@@ -66,10 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
             f"--label_column is the label of a classifier; {evaluation.model_name_or_path} has "
             f"label_of={config.label_of!r}"
         )
-    if config.label_of:
-        results = evaluate_labels(evaluation, data, config, given)
-    else:
-        results = evaluate_lists(evaluation, data, config, given)
+    evaluate = evaluate_labels if config.label_of else evaluate_lists
+    results = evaluate(evaluation, data, config, given)
     if evaluation.output_file:
         evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
