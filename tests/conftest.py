@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
+from transformers import pipeline
 from transformers.utils import logging
 
-from hf_rec import Bert4RecConfig, Bert4RecForCausalLM, Bert4RecForMaskedLM, Feature, ItemTokenizer
+from hf_rec import (
+    Bert4RecConfig,
+    Bert4RecForCausalLM,
+    Bert4RecForMaskedLM,
+    Feature,
+    ItemTokenizer,
+    RecommendationPipeline,
+)
 from hf_rec.model.modeling_bert4rec import recommender_class
 
 collect_ignore = ["conformance_bert4rec.py", "without_package.py"]  # run by a script and by a test
@@ -91,3 +99,12 @@ def without_dropout(model: torch.nn.Module) -> torch.nn.Module:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     return model
+
+
+def recommender_of(is_decoder: bool, **options) -> RecommendationPipeline:
+    """A pipeline of a random model of 20 items with a repeat bias and biases of items."""
+    tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
+    model = small_model(len(tokenizer), is_decoder=is_decoder, use_repeat_bias=True, **options)
+    torch.nn.init.normal_(model.scores.repeat_bias.bias)
+    torch.nn.init.normal_(model.scores.bias)
+    return pipeline("recommendation", model=model, tokenizer=tokenizer)

@@ -7,10 +7,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
-from conftest import small_model
-from transformers import pipeline
+from conftest import recommender_of
 
-from hf_rec import Feature, ItemTokenizer, RecommendationPipeline
+from hf_rec import Feature
 
 pytest.importorskip("captum")
 
@@ -32,14 +31,6 @@ ROW = {
 }
 ADDITIVE = ["integrated-gradients", "shapley"]
 SAMPLED = ["lime", "shapley"]
-
-
-def recommender_of(is_decoder: bool, **options) -> RecommendationPipeline:
-    tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
-    model = small_model(len(tokenizer), is_decoder=is_decoder, use_repeat_bias=True, **options)
-    torch.nn.init.normal_(model.scores.repeat_bias.bias)
-    torch.nn.init.normal_(model.scores.bias)
-    return pipeline("recommendation", model=model, tokenizer=tokenizer)
 
 
 PLAIN = {is_decoder: recommender_of(is_decoder) for is_decoder in (False, True)}

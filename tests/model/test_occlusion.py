@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import small_model
+from conftest import recommender_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import pipeline
 
-from hf_rec import Feature, ItemTokenizer, RecommendationPipeline
+from hf_rec import Feature
 from hf_rec.model.inputs import build_request
 from hf_rec.model.occlusion import build_subsets, item_scores, leave_one_out_rows
 from hf_rec.model.pipeline_bert4rec import next_scores
@@ -31,14 +31,6 @@ events = st.lists(
     min_size=1,
     max_size=7,
 )
-
-
-def recommender_of(is_decoder: bool, **options) -> RecommendationPipeline:
-    tokenizer = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
-    model = small_model(len(tokenizer), is_decoder=is_decoder, use_repeat_bias=True, **options)
-    torch.nn.init.normal_(model.scores.repeat_bias.bias)
-    torch.nn.init.normal_(model.scores.bias)
-    return pipeline("recommendation", model=model, tokenizer=tokenizer)
 
 
 PLAIN = {is_decoder: recommender_of(is_decoder) for is_decoder in (False, True)}
