@@ -4,11 +4,13 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
 
-from ..data.collator import runs
+from ..data.columns import as_array, list_lengths
+from ..data.splits import places
 from ..evaluation.evaluate import choose_eval_batch_size
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .recipes import choose_batch_size, choose_recipe
@@ -133,7 +135,9 @@ def count_targets(config: Bert4RecConfig, train: Dataset) -> int:
     """The events that a pass over a tokenized training split predicts; with baskets a causal model predicts one of
     each."""
     if config.is_decoder and "basket_ids" in train.column_names:
-        return sum(int(runs(ids)[-1]) for ids in train["basket_ids"])
+        lists = as_array(train["basket_ids"])
+        begins = np.diff(lists.flatten().to_numpy(), prepend=-1) != 0
+        return int(np.count_nonzero(begins | (places(list_lengths(lists)) == 0)))
     return sum(train["length"])
 
 

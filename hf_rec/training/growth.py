@@ -176,6 +176,7 @@ def start_scores(model: PreTrainedModel, old: torch.Tensor, added: torch.Tensor)
 def start_vectors(table, old: torch.Tensor, added: torch.Tensor, start: str) -> None:
     """Fill the rows of the added ids."""
     weight = table.id_embeddings.weight
+    old, added = old.to(weight.device), added.to(weight.device)
     weight[added] = 0.0 if start == "content" else weight[old].mean(0)
     if start == "similar":
         content = torch.nn.functional.normalize(table.content(), dim=-1)
