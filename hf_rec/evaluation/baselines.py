@@ -78,9 +78,9 @@ def content_nearest(content: ItemContent) -> Callable[[Dataset, int], Scorer]:
         places = torch.arange(len(histories)).repeat_interleave(lengths)
         items = torch.tensor([item for history in histories for item in history], dtype=torch.long)
         shares = 1 / lengths[places]
-        means = sparse(places, items, shares, (len(histories), len(codes)))
-        profile = torch.sparse.mm(means, categories).to_dense()
-        return (categories @ profile.T).T + means.to_dense() @ vectors @ vectors.T + order
+        means = sparse(places, items, shares, (len(histories), len(codes))).to_dense()
+        profiles = categories.t() @ means.T  # (categories, rows)
+        return (categories @ profiles).T + means @ vectors @ vectors.T + order
 
     return lambda _train, _vocab_size: score
 
