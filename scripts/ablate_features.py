@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from hf_rec.cli.embed import main as embed
 
-TIME = ["time_gap", "hour", "weekday", "month"]
+CLOCK = ["hour", "weekday", "month"]
 
 
 class Shop(NamedTuple):
@@ -39,7 +39,8 @@ SHOPS = {
         users="users.parquet",
         texts=["title"],
         columns={
-            "time": {"request": TIME},
+            "time": {"request": ["time_gap"]},
+            "clock": {"request": CLOCK},
             "rating": {"event": ["rating"]},
             "categories": {"item": ["genres", "release_year:category"]},
             "text": {"item": ["text"]},
@@ -54,7 +55,8 @@ SHOPS = {
         ],
         texts=["Description"],
         columns={
-            "time": {"request": TIME},
+            "time": {"request": ["time_gap"]},
+            "clock": {"request": CLOCK},
             "quantity, price paid": {"event": ["Quantity:number", "UnitPrice:number"]},
             "text": {"item": ["text"]},
             "country": {"request": ["Country"]},
@@ -68,7 +70,8 @@ SHOPS = {
         items="items.parquet",
         users="users.parquet",
         columns={
-            "time": {"request": ["time_gap", "hourmin:category", "date:category"]},
+            "time": {"request": ["time_gap"]},
+            "clock": {"request": ["hourmin:category"]},
             "behaviour": {"event": ["is_like", "long_view", "is_follow", "play_time_ms:number"]},
             "scene": {"request": ["tab"]},
             "categories": {"item": ["tag:bag", "author_id", "video_type", "music_type:category", "video_duration"]},
