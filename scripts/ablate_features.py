@@ -108,7 +108,7 @@ def table_options(name: str, shop: Shop, options: argparse.Namespace) -> dict[st
 
 def embed_texts(folder: Path, shop: Shop, encoder: str, file: Path) -> None:
     """Write the table of the items with vectors of their texts."""
-    given = dict(zip(shop.log[::2], shop.log[1::2], strict=False))
+    given = {name: value for name, value in zip(shop.log, shop.log[1:], strict=False) if name.startswith("--")}
     source = ["--items_file", str(folder / (shop.items or given["--train_file"]))]
     if not shop.items:
         source += ["--items_from_log", "--item_column", given["--item_column"], "--filter", given["--filter"]]
