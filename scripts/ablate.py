@@ -24,7 +24,7 @@ from hf_rec import RecommendationCollator
 from hf_rec.cli import train
 from hf_rec.model import item_table, layers, modeling_bert4rec
 from hf_rec.model.cpu import score_items
-from hf_rec.model.layers import take_positions
+from hf_rec.model.layers import rotary_at, take_positions
 from hf_rec.model.losses import softmax_loss
 from hf_rec.training import RecommendationTrainer
 
@@ -98,7 +98,7 @@ class PostNormLayer(layers.Bert4RecLayer):
         queries, query_rotary = hidden_states, rotary
         if positions is not None:
             queries = take_positions(hidden_states, positions)
-            query_rotary = tuple(take_positions(part.expand(len(queries), -1, -1), positions) for part in rotary)
+            query_rotary = tuple(rotary_at(part, positions) for part in rotary)
         attended, _ = self.attention(queries, hidden_states, query_rotary, rotary, attention_mask, **kwargs)
         hidden_states = self.attention_norm(queries + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))

@@ -3,6 +3,7 @@
 
 Every path recommends to all users of the test split through the interface of the pipeline, from raw ids to raw ids.
 The NDCG@10 of these lists shows what a path costs in quality. The time of one user is that of a call with one history.
+The baseline is an untrained `BertForMaskedLM` of the same sizes that is read at its last position.
 """
 
 import argparse
@@ -18,13 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import pipeline
+from transformers import BertConfig, BertForMaskedLM, pipeline
 
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.arguments import feature_columns
 from hf_rec.data import build_sequences, histories_of, leave_one_out, tokenize_splits
 from hf_rec.evaluation import evaluate, metrics
 from hf_rec.hub import save_recommender
+from hf_rec.model.inputs import pad_rows
 from hf_rec.serving import OnnxRecommendationPipeline, export_recommender
 from hf_rec.training import create_model, load_model
 
@@ -37,6 +39,37 @@ imported = time.perf_counter()
 pipeline("recommendation", model={folder!r})({history!r})
 print(imported - start, time.perf_counter() - start)
 """
+
+
+class PlainBert:
+    """Recommends by a `BertForMaskedLM` with the sizes of a recommender, as a few lines of one's own would."""
+
+    batch_size = 64  # that of the pipeline
+
+    def __init__(self, config: Bert4RecConfig, id_of_item: dict[str, int]):
+        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        sizes = {name: getattr(config, name) for name in (*names, "max_position_embeddings")}
+        self.model = BertForMaskedLM(BertConfig(**sizes, pad_token_id=config.pad_token_id)).eval()
+        self.id_of_item, self.item_of_id = id_of_item, {index: item for item, index in id_of_item.items()}
+
+    @torch.inference_mode()
+    def __call__(self, histories, top_k: int):
+        if isinstance(histories[0], str):
+            return self([histories], top_k)[0]
+        lists = []
+        for start in range(0, len(histories), self.batch_size):
+            ids, mask = pad_rows([self.read(history) for history in histories[start:][: self.batch_size]], 0, "left")
+            states = self.model.bert(ids, attention_mask=mask).last_hidden_state[:, -1]
+            scores, best = self.model.cls(states).topk(top_k)
+            lists += [
+                [{"item_id": self.item_of_id.get(index), "score": score} for index, score in zip(*row, strict=True)]
+                for row in zip(best.tolist(), scores.tolist(), strict=True)
+            ]
+        return lists
+
+    def read(self, history: list[str]) -> list[int]:
+        known = [self.id_of_item[item] for item in history if item in self.id_of_item]
+        return known[-self.model.config.max_position_embeddings :]
 
 
 def seconds_of(function, *args, **kwargs) -> float:
@@ -97,6 +130,9 @@ def main() -> None:
         print("| path | users/s, top 10 | one user, p50 ms | p95 ms | NDCG@10 |\n|---|---:|---:|---:|---:|")
         for dtype in ("float32", "bfloat16"):
             recommend = pipeline("recommendation", model=saved, dtype=dtype)
+            if dtype == "float32":
+                plain = PlainBert(model.config, recommend.id_of_item)
+                measure("BertForMaskedLM, untrained", plain, histories, targets, options)
             measure(f"PyTorch, {dtype}", recommend, histories, targets, options)
         threads = {"intra_op_num_threads": torch.get_num_threads()}
         for name, path in (("ONNX", exported), ("ONNX, 8-bit", quantized)):

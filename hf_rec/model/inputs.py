@@ -69,8 +69,8 @@ def build_inputs(
         ]
         inputs["event_features"] = pad_features(aligned, input_ids.shape[1], side)
     if request:
-        ends = real.sum(1, keepdim=True) - 1 if decoder else torch.full((len(rows), 1), input_ids.shape[1] - 1)
-        inputs["logits_to_keep"] = ends
+        width = input_ids.shape[1]
+        inputs["logits_to_keep"] = torch.tensor([[(len(row) if decoder else width) - 1] for row in rows])
     return inputs
 
 
@@ -198,13 +198,16 @@ def pad_rows(
                 [0, 0, 6]]), tensor([[1, 1, 1],
                 [0, 0, 1]]))
     """
-    width = max(map(len, rows), default=0)
-    ids = np.full((len(rows), width), pad_token_id, dtype=np.int64)
-    mask = np.zeros((len(rows), width), dtype=np.int64)
-    for place, real, row in zip(ids, mask, rows, strict=True):
-        part = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        place[part], real[part] = row, 1
-    return torch.from_numpy(ids), torch.from_numpy(mask)
+    if len(rows) == 1:
+        ids = torch.tensor([[*rows[0]]], dtype=torch.long)
+        return ids, torch.ones_like(ids)
+    lengths = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    real = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    if side == "left":
+        real = real[:, ::-1]
+    ids = np.full(real.shape, pad_token_id, dtype=np.int64)
+    ids[real] = np.concatenate([(), *rows], dtype=np.int64, casting="unsafe")
+    return torch.from_numpy(ids), torch.from_numpy(real.astype(np.int64))
 
 
 __all__ = ["build_inputs", "build_request", "build_targets", "pad_rows"]

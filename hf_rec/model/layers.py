@@ -1,5 +1,7 @@
 """Layers of the encoder: rotary attention, feed-forward blocks, embeddings and the repeat bias."""
 
+from functools import lru_cache
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
@@ -36,21 +38,41 @@ def rotary_embeddings(position_ids: torch.Tensor, head_dim: int, theta: float) -
     """Cosines and sines of the rotary position embeddings ([Su et al., 2021](https://arxiv.org/abs/2104.09864)).
 
     Returns:
-        Two tensors of shape (batch, length, head_dim): the cosines twice; the sines, first negated, then as they are.
+        Two tensors of shape (batch, length, 1, head_dim): the cosines twice; the sines, first negated, then as they
+        are.
     """
     wavelengths = theta ** (torch.arange(0, head_dim, 2, device=position_ids.device) / head_dim)
-    angles = position_ids.unsqueeze(-1) / wavelengths
+    angles = position_ids[:, :, None, None] / wavelengths
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
+def consecutive_rotary(past: int, length: int, head_dim: int, theta: float, device: torch.device):
+    """[`rotary_embeddings`] of `length` consecutive positions after `past` others, from a table that is kept."""
+    if torch.compiler.is_compiling() or not isinstance(past, int):
+        return rotary_embeddings(past + torch.arange(length, device=device).unsqueeze(0), head_dim, theta)
+    size = 1 << (past + length - 1).bit_length()
+    return tuple(part[:, past : past + length] for part in rotary_table(size, head_dim, theta, device))
+
+
+@lru_cache
+@torch.inference_mode(False)
+def rotary_table(size: int, head_dim: int, theta: float, device: torch.device):
+    return rotary_embeddings(torch.arange(size, device=device).unsqueeze(0), head_dim, theta)
+
+
 def rotate(states: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Turn the pairs of (batch, heads, length, head_dim) queries or keys, `head_dim / 2` apart, by their angles.
+    """Turn the pairs of (batch, length, heads, head_dim) queries or keys, `head_dim / 2` apart, by their angles.
 
     The product of a query and a key then depends on the distance of their positions.
     """
-    cos, sin = (part.unsqueeze(1).to(states.dtype) for part in rotary)
+    cos, sin = (part.to(states.dtype) for part in rotary)
     return torch.addcmul(states * cos, states.roll(states.shape[-1] // 2, dims=-1), sin)
+
+
+def rotary_at(part: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """(batch, n, 1, head_dim) of a part of [`rotary_embeddings`] at (batch, n) positions."""
+    return take_positions(part.squeeze(2).expand(positions.shape[0], -1, -1), positions).unsqueeze(2)
 
 
 class Bert4RecEmbeddings(nn.Module):
@@ -92,9 +114,16 @@ class Bert4RecRepeatBias(nn.Module):
         read = places <= positions.unsqueeze(-1)
         for special in self.special_token_ids:
             read = read & (history_ids != special)
-        steps = (places.unsqueeze(-1) - places - self.last).clamp(0, len(self.bias) - 1)
-        biases = REPEAT_SCALE * nn.functional.embedding(positions, self.bias[steps])
+        biases = REPEAT_SCALE * self.biases(places, positions)
         return history_ids.masked_fill(~read, self.special_token_ids[0]), biases.masked_fill(~read, 0.0)
+
+    def biases(self, places: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """(..., length) biases of the (length,) places for answers at (...) positions."""
+        learned = torch.is_grad_enabled()
+        answers = (places if learned else positions).unsqueeze(-1)
+        table = self.bias[(answers - places - self.last).clamp(0, len(self.bias) - 1)]
+        # The gradient of a table for all positions is cheaper than that of a row for each answer.
+        return nn.functional.embedding(positions, table) if learned else table
 
 
 class Bert4RecAttention(nn.Module):
@@ -120,9 +149,10 @@ class Bert4RecAttention(nn.Module):
         **kwargs: Unpack[TransformersKwargs],
     ):
         """(batch, queries, hidden) attend to (batch, length, hidden)."""
-        query = rotate(self.split_heads(self.query(query_states)), query_rotary)
+        query = self.split_heads(self.query(query_states))
         key, value = map(self.split_heads, self.key_value(hidden_states).chunk(2, dim=-1))
-        key = rotate(key, rotary)
+        query, key = rotate(query, query_rotary).transpose(1, 2), rotate(key, rotary).transpose(1, 2)
+        value = value.transpose(1, 2)
         if cache is not None:
             key, value = cache.update(key, value, self.layer_index)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
@@ -139,7 +169,7 @@ class Bert4RecAttention(nn.Module):
         return self.output(attended.flatten(2)), weights
 
     def split_heads(self, states):
-        return states.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)  # (batch, heads, length, head_dim)
+        return states.unflatten(-1, (-1, self.head_dim))  # (batch, length, heads, head_dim)
 
 
 class Bert4RecMLP(nn.Module):
@@ -170,8 +200,7 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         query_rotary = rotary
         if positions is not None:
             hidden_states, queries = take_positions(hidden_states, positions), take_positions(keys, positions)
-            rows = hidden_states.shape[0]
-            query_rotary = tuple(take_positions(part.expand(rows, -1, -1), positions) for part in rotary)
+            query_rotary = tuple(rotary_at(part, positions) for part in rotary)
         attended, _ = self.attention(queries, keys, query_rotary, rotary, attention_mask, **kwargs)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))

@@ -41,6 +41,7 @@ from .layers import (
     Bert4RecEmbeddings,
     Bert4RecLayer,
     Bert4RecRepeatBias,
+    consecutive_rotary,
     rotary_embeddings,
     take_positions,
 )
@@ -325,14 +326,8 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             use_cache = self.config.is_decoder and not self.training
         if use_cache and cache is None:
             cache = DynamicCache(config=self.config)
-        if position_ids is None:
-            past = 0 if cache is None else cache.get_seq_length()
-            position_ids = past + torch.arange(length, device=inputs.device).unsqueeze(0)  # the same in all rows
         hidden_states = self.embeddings(input_ids, inputs_embeds, event_features)
-
-        rotary = rotary_embeddings(
-            position_ids, self.config.hidden_size // self.config.num_attention_heads, self.config.rope_theta
-        )
+        rotary = self.rotary(hidden_states, position_ids, cache)
         # Other attention implementations assume that queries and keys share one padding mask.
         some = None if self.config._attn_implementation not in ("eager", "sdpa") else positions_to_keep
         mask, last_mask = self.attention_masks(hidden_states, attention_mask, cache, some)
@@ -344,12 +339,22 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             hidden_states = take_positions(hidden_states, positions_to_keep)
         return BaseModelOutputWithPast(last_hidden_state=self.final_norm(hidden_states), cache=cache)
 
+    def rotary(self, states, position_ids, cache):
+        """Rotary embeddings of (batch, length) positions, or of consecutive ones after those of the cache."""
+        head_dim, theta = self.layers[0].attention.head_dim, self.config.rope_theta
+        if position_ids is not None:
+            return rotary_embeddings(position_ids, head_dim, theta)
+        past = 0 if cache is None else cache.get_seq_length()
+        return consecutive_rotary(past, states.shape[1], head_dim, theta, states.device)
+
     def attention_masks(self, states, attention_mask, cache, positions):
         """The mask of all queries, and that of the queries at (batch, n) `positions`, or of all if None."""
         if self.config.is_decoder:
             mask = create_causal_mask(self.config, states, attention_mask, cache)
             if positions is None:
                 return mask, mask
+            if attention_mask is None and cache is None:
+                return mask, earlier_places(positions, states, self.config._attn_implementation)
             rows = create_causal_mask(
                 self.config, states, attention_mask, cache, allow_is_causal_skip=False
             )  # (batch, 1, length, keys)
@@ -359,6 +364,18 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             return mask, mask
         queries = states.new_empty(*positions.shape, 1)  # for their shape
         return mask, create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=states)
+
+
+def earlier_places(positions: torch.Tensor, states: torch.Tensor, implementation: str) -> torch.Tensor:
+    """(batch, 1, n, length) mask with which queries at (batch, n) positions attend to these and those before.
+
+    Of booleans, or for "eager" of what is added to the scores.
+    """
+    places = torch.arange(states.shape[1], device=states.device)
+    mask = (places <= positions.unsqueeze(-1)).unsqueeze(1)
+    if implementation != "eager":
+        return mask
+    return torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
 
 
 class Bert4RecScores(nn.Module):

@@ -26,7 +26,7 @@ class BehaviorPredictionPipeline(HistoryPipeline):
 
     Args (of a call, or of `pipeline(...)` as defaults):
         top_k: Number of labels; 1 by default, all if None.
-        batch_size: Histories that are computed together.
+        batch_size: Histories that are computed together, at most; on a CPU never more than 64.
 
     Raises:
         TypeError: for item ids that are not strings, or a history that is not a list.

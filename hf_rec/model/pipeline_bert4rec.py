@@ -31,6 +31,7 @@ ITEMS, REQUEST, TIME, CANDIDATES = "item_ids", "request", "time", "candidates"
 TITLE = "title"  # the item column that answers show
 MOST_REASONS = 3  # items that are named as reasons for one item
 MOST_RULE_SETS = 16  # that are kept compiled
+MOST_ROWS = 64  # that a CPU computes together: the states of more do not fit its caches
 
 
 class HistoryPipeline(Pipeline):
@@ -97,6 +98,8 @@ class HistoryPipeline(Pipeline):
         return super().run_single([inputs], *parameters)[0]
 
     def get_iterator(self, inputs, _num_workers, batch_size, *parameters):
+        if self.device.type == "cpu":
+            batch_size = min(batch_size, MOST_ROWS)
         inputs = iter(inputs)
         while batch := list(islice(inputs, batch_size)):
             yield from super().run_single(batch, *parameters)
@@ -112,10 +115,10 @@ class HistoryPipeline(Pipeline):
         self, items: list[str], columns: Mapping[str, list], request: Mapping[str, Any]
     ) -> tuple[list[int], np.ndarray | None]:
         """[`read`] of what [`check_columns`] returns."""
+        if not self.readers:
+            return self.known_ids(items), None
         known = self.known_places(items)
         ids = [self.id_of_item[items[index]] for index in known]
-        if not self.readers:
-            return ids, None
         codes = []
         for feature in self.readers:
             values = column_values(feature, columns, request, known)
@@ -211,7 +214,7 @@ class RecommendationPipeline(HistoryPipeline):
         explain: Whether each entry says `because` of which items of the history it is recommended: a list of at most
             three `{"item_id", "attribution"}`, those without which its score would fall the most, the first the most.
             It costs one more batch for each history, with a row for each event that is read.
-        batch_size: Histories that are computed together.
+        batch_size: Histories that are computed together, at most; on a CPU never more than 64.
 
     Raises:
         TypeError: for item ids that are not strings, a history that is not a list, or a count that is not whole.

@@ -43,9 +43,10 @@ def top_items(
     """
     if candidate_ids is not None:
         scores = scores.gather(1, candidate_ids)
-    values, places = scores.topk(min(k, scores.shape[-1]), dim=-1)
-    if not torch.compiler.is_compiling():
-        values, places = order_ties(scores, values, places)
+    compiling = torch.compiler.is_compiling()
+    values, places = scores.topk(min(k if compiling else k + 1, scores.shape[-1]), dim=-1)
+    if not compiling:
+        values, places = order_ties(scores, values, places, k)
     return places if candidate_ids is None else candidate_ids.gather(1, places), values
 
 
@@ -146,14 +147,20 @@ def gather_candidates(
     return torch.cat([ids, more], dim=1).gather(1, order), values, order < size
 
 
-def order_ties(scores: torch.Tensor, values: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best values and their places, of equal values the lower place first; `topk` leaves that open."""
-    left = values > -torch.inf
-    tied = ((values[:, 1:] == values[:, :-1]) & left[:, 1:]).any(-1)
-    tied |= left[:, -1] & ((scores >= values[:, -1:]).sum(-1) > values.shape[-1])  # at the end of the list
-    for row in tied.nonzero()[:, 0].tolist():
-        order = scores[row].argsort(descending=True, stable=True)[: values.shape[-1]]
-        places[row], values[row] = order, scores[row][order]
+def order_ties(
+    scores: torch.Tensor, values: torch.Tensor, places: torch.Tensor, k: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `k` best values and their places, of equal values the lower place first; `topk` leaves that open.
+
+    Args:
+        values, places: The best ones, one more than `k` if there are so many.
+    """
+    tied = (values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)
+    values, places = values[:, :k], places[:, :k]
+    if tied.any():
+        for row in tied.any(-1).nonzero()[:, 0].tolist():
+            order = scores[row].argsort(descending=True, stable=True)[: values.shape[-1]]
+            places[row], values[row] = order, scores[row][order]
     return values, places
 
 

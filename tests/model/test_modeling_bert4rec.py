@@ -17,7 +17,7 @@ from hf_rec import (
     RecommendationCollator,
 )
 from hf_rec.model.configuration_bert4rec import LOSS_TYPES
-from hf_rec.model.layers import rotary_embeddings, rotate
+from hf_rec.model.layers import rotary_embeddings, rotary_table, rotate
 from hf_rec.model.modeling_bert4rec import recommender_class
 
 PAD, MASK = 0, 2
@@ -55,6 +55,16 @@ def test_only_the_distances_of_positions_matter(recommender):
     assert (other_distances - states).abs().max() > 0.01
     reordered = recommender.model(history.flip(1)).last_hidden_state.flip(1)
     assert (reordered - states).abs().max() > 0.01
+
+
+def test_a_model_that_has_served_learns_as_before(recommender):
+    ids = torch.arange(3, 11).unsqueeze(0)
+    rotary_table.cache_clear()
+    with torch.inference_mode():
+        served = recommender(ids).logits
+    recommender(ids, labels=ids).loss.backward()
+    assert all(parameter.grad is not None for parameter in recommender.model.layers.parameters())
+    torch.testing.assert_close(recommender(ids).logits, served)
 
 
 def test_rotated_products_are_those_of_turned_complex_numbers_and_depend_on_the_distance():

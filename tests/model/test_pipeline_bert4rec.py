@@ -63,6 +63,18 @@ def test_scores_of_a_history_do_not_depend_on_its_batch(recommend, batch_size):
         assert_same(recommended, recommend(history, top_k=20))
 
 
+def test_a_cpu_computes_large_batches_in_parts(recommend, monkeypatch):
+    histories = [HISTORIES[number % len(HISTORIES)] for number in range(150)]
+    rows, forward = [], recommend.model.forward
+    monkeypatch.setattr(
+        recommend.model, "forward", lambda **inputs: rows.append(len(inputs["input_ids"])) or forward(**inputs)
+    )
+    lists = recommend(histories, top_k=20, batch_size=150)
+    assert rows == [64, 64, 22]
+    for history, recommended in zip(HISTORIES, lists, strict=False):
+        assert_same(recommended, recommend(history, top_k=20))
+
+
 def test_a_generator_and_a_dataset_column_are_batches(recommend):
     expected = recommend(HISTORIES)
     assert list(recommend(history for history in HISTORIES)) == expected
