@@ -116,9 +116,14 @@ class Page:
         box = self.all("#search :is(textarea, input)")[0]
         return self.changed("found", lambda: box.send_keys(text))
 
-    def press(self, label: str, part: str = "history") -> list[str]:
-        """The titles of a list after a click on the button that screen readers call so."""
-        return self.changed(part, self.all(f'button[aria-label="{label}"]')[0].click)
+    def button(self, label: str):
+        """The first button that screen readers call so."""
+        script = "return [...document.querySelectorAll('button')].find(button => button.ariaLabel === arguments[0])"
+        return self.until(lambda: self.browser.execute_script(script, label), label)
+
+    def press(self, label: str) -> list[str]:
+        """The titles of the history after a click on a button that changes it."""
+        return self.changed("history", self.button(label).click)
 
     def add(self, text: str) -> list[str]:
         """The history with the first item that a search finds."""

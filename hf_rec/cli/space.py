@@ -9,6 +9,7 @@ from transformers import HfArgumentParser, pipeline
 from ..data.files import TableFiles
 from ..data.items import item_columns
 from ..data.tokenization_items import ItemTokenizer
+from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.item_columns import ItemColumns
 from ..model.pipeline_bert4rec import TITLE
 from ..space.folder import push_space, write_space
@@ -65,6 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = HfArgumentParser(SpaceArguments, prog="hf-rec space", description=__doc__)
     (args,) = parser.parse_args_into_dataclasses(arguments)
     name = args.model_name_or_path
+    if Bert4RecConfig.from_pretrained(name).label_of:
+        raise ValueError(f"{name} is a classifier; the page needs a recommender")
     recommend = pipeline("recommendation", model=name)
     if args.items_file:
         recommend.model.item_columns = args.load_items(recommend.tokenizer)

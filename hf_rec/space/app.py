@@ -3,6 +3,7 @@
 import unicodedata
 from itertools import islice
 from math import exp
+from operator import itemgetter
 from pathlib import Path
 
 import torch
@@ -52,7 +53,8 @@ class Recommender:
 
     def __init__(self, recommend):
         model = recommend.model
-        self.recommend, self.columns, self.row_of = recommend, model.item_columns, recommend.id_of_item
+        self.recommend, self.columns = recommend, model.item_columns
+        self.row_of = dict(sorted(recommend.id_of_item.items(), key=itemgetter(1)))
         self.titles = {item: recommend.title(row).get("title", item) for item, row in self.row_of.items()}
         self.folded = {item: folded(title) for item, title in self.titles.items()}
         columns = self.columns.categories if self.columns else {}
@@ -136,7 +138,7 @@ class Lists:
 
     def __init__(self, recommender: Recommender):
         self.recommender = recommender
-        self.html = LISTS.get_template("lists.html", globals={"shop": recommender}).module
+        self.html = LISTS.get_template("lists.html").make_module({"shop": recommender})
 
     def found(self, text: str) -> str:
         """What a search finds."""
