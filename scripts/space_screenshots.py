@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}  # CSS pixels
 PATIENCE = 120  # seconds that a start or an answer may take on a busy machine
 SWITCHES = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking")
@@ -57,13 +58,19 @@ def answers(port: int) -> bool:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+def installed_browser() -> str | None:
+    """The path of Chromium or Chrome, None where they or their driver are missing."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    return found if shutil.which("chromedriver") else None
+
+
 @contextmanager
 def chromium(width: int, height: int, dark: bool = False):
     """Headless Chromium, driven by selenium, which keeps a log of its requests."""
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
+    options.binary_location = installed_browser()
     for switch in (*SWITCHES, OWN_HOST, f"--window-size={width},{height}"):
         options.add_argument(switch)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})

@@ -1,26 +1,27 @@
 """The page of a Space in headless Chromium, served by its own `app.py` where this package cannot be imported."""
 
 import json
-import shutil
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 import without_package
+from fake_hub import fake_hub
 from films import TITLES, film_recommender
+from PIL import Image
 
+from hf_rec.hub import save_recommender
 from hf_rec.serving.vectors import similar_items
 from hf_rec.space import write_space
 
 pytest.importorskip("selenium")
 
 from selenium.webdriver.common.keys import Keys
-from space_screenshots import SIZES, Page, chromium, served
+from space_screenshots import SIZES, Page, chromium, installed_browser, main, served
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("chromium"), reason="needs Chromium: apt-get install chromium"),
-    pytest.mark.skipif(not shutil.which("chromedriver"), reason="needs its driver: apt-get install chromium-driver"),
+    pytest.mark.skipif(not installed_browser(), reason="needs chromium and chromium-driver"),
 ]
 SHOWN = {item: title or item for item, title in TITLES.items()}
 START = (
@@ -41,6 +42,31 @@ def url(recommend, tmp_path_factory):
     write_space(space, recommend, "Films to try")
     with served(space, "-c", START) as address:
         yield address
+
+
+def test_the_script_takes_a_picture_of_each_size(recommend, tmp_path, monkeypatch):
+    write_space(tmp_path / "space", recommend, "Films to try")
+    options = ["--space", str(tmp_path / "space"), "--search", "matrix", "aliens", "--output_dir", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["space_screenshots.py", *options])
+    main()
+    sizes = {device: Image.open(tmp_path / f"space-{device}.png").size for device in SIZES}
+    assert sizes == SIZES
+
+
+def test_a_recommender_of_the_hub_is_opened_from_there(recommend, tmp_path, monkeypatch):
+    saved = tmp_path / "saved"
+    save_recommender(saved, recommend.model, recommend.tokenizer)
+    write_space(tmp_path / "space", recommend, "Films of the Hub", repo_id="user/films")
+    with fake_hub() as hub:
+        hub.private["user/films"] = False
+        hub.add_commit("user/films", "Upload recommender", {file.name: file.read_bytes() for file in saved.iterdir()})
+        for name, value in {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        with served(tmp_path / "space", "-c", START) as url, chromium(*SIZES["phone"]) as browser:
+            page = Page(browser, url)
+            assert browser.title == "Films of the Hub"
+            assert page.titles("ranked") == listed(recommend, [])
 
 
 @pytest.fixture(params=SIZES)
@@ -95,8 +121,9 @@ def test_reasons_are_those_of_the_pipeline(page, recommend):
 
 def test_genres_and_variety_are_rules_of_the_list(page, recommend):
     build(page, {"matrix": "f7"})
-    if not page.all("#variety input[type=range]")[0].is_displayed():
+    if not page.all("#variety"):
         page.all("#rules button")[0].click()  # on a phone the rules are closed
+        page.until(lambda: page.all("#variety"), "the rules")
     where = {"where": {"column": "genres", "any_of": ["Drama"]}}
     rule_of = {"More of these": {"rule": "boost", "factor": 5}, "Only these": {"rule": "allow"}}
     choose(page, "Drama")
