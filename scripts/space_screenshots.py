@@ -77,6 +77,7 @@ def chromium(width: int, height: int, dark: bool = False):
     with webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver"))) as browser:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": width < 600})
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         yield browser

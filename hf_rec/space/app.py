@@ -22,8 +22,9 @@ CHOICES = {
     "Only these": {"rule": "allow"},
     "None of these": {"rule": "deny"},
 }
-# A click on a button of a list triggers "act" with the data of the button. Where the next list has fewer buttons, the
-# focus goes to the last of them, so that those who use the keyboard do not lose it.
+# A click on a button of a list triggers "act" with the data of the button. If the next list lacks the button, those who
+# use the keyboard would lose the focus: it goes to the button at its place, or to the search where no button is left. On a
+# phone that would open the keyboard, so the search gets no focus there.
 CLICKS = """
 const buttons = () => [...element.querySelectorAll('button')];
 let clicked = null;
@@ -34,9 +35,11 @@ element.addEventListener('click', event => {
   trigger('act', {...button.dataset});
 });
 watch('value', () => {
-  if (clicked !== null && document.activeElement === document.body)
-    buttons()[Math.min(clicked, buttons().length - 1)]?.focus();
+  const [place, last] = [clicked, buttons().length - 1];
   clicked = null;
+  if (place === null || document.activeElement !== document.body) return;
+  if (last >= 0) buttons()[Math.min(place, last)].focus();
+  else if (matchMedia('(pointer: fine)').matches) document.querySelector('#search textarea, #search input').focus();
 });
 """
 ANNOUNCE = "element.setAttribute('role', 'status')"  # screen readers say what changes in it
@@ -65,7 +68,8 @@ class Recommender:
         removed = {*(model.config.removed_ids or ())}
         self.items = [item for item, row in self.row_of.items() if row not in removed]
         with torch.inference_mode():
-            vectors = model.scoring_items(torch.tensor([self.row_of[item] for item in self.items]))
+            rows = torch.tensor([self.row_of[item] for item in self.items], device=recommend.device)
+            vectors = model.scoring_items(rows).cpu().float()
         self.vectors = torch.nn.functional.normalize(vectors, dim=-1)  # (items, hidden_size)
 
     def search(self, text: str) -> list[str]:
@@ -100,7 +104,10 @@ class Recommender:
         options = {"top_k": TOP_K, "extra_rules": rules, "explain": bool(history), "explain_rules": True}
         (entries,) = self.recommend([history], **options)
         best = max((entry["score"] for entry in entries), default=0)
-        return [{"because": [], "rules": []} | entry | {"odds": exp(entry["score"] - best)} for entry in entries]
+        for entry in entries:
+            entry["odds"] = exp(entry["score"] - best)
+            entry["because"] = [part for part in entry.get("because", ()) if round(part["attribution"], 2)]
+        return entries
 
     def kinds(self, item: str) -> str:
         """The categories of an item, separated by commas."""

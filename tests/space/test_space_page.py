@@ -171,6 +171,9 @@ def test_the_keyboard_is_enough(page, recommend):
     assert focused(page) == f"Add {SHOWN['f9']}"
     press(page, Keys.ENTER)
     page.until(lambda: page.titles("history") == [SHOWN["f9"], SHOWN["f7"]], "two items")
+    in_search = "return document.activeElement.closest('#search') !== null"
+    if page.browser.execute_script("return matchMedia('(pointer: fine)').matches"):
+        page.until(lambda: page.browser.execute_script(in_search), "the focus in the search")
     shows(page, listed(recommend, ["f7", "f9"]))
     page.browser.execute_script("document.querySelector('#history .remove').focus()")
     press(page, Keys.ENTER)
