@@ -22,9 +22,9 @@ CHOICES = {
     "Only these": {"rule": "allow"},
     "None of these": {"rule": "deny"},
 }
-# A click on a button of a list triggers "act" with the data of the button. If the next list lacks the button, those who
-# use the keyboard would lose the focus: it goes to the button at its place, or to the search where no button is left. On a
-# phone that would open the keyboard, so the search gets no focus there.
+# A click on a button of a list triggers "act" with the data of the button. If the next list lacks the button, those
+# who use the keyboard would lose the focus: it goes to the button at its place, or to the search where no button is
+# left. On a phone that would open the keyboard, so the search gets no focus there.
 CLICKS = """
 const buttons = () => [...element.querySelectorAll('button')];
 let clicked = null;
