@@ -32,14 +32,16 @@ element.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (!button) return;
   clicked = buttons().indexOf(button);
+  button.ariaBusy = 'true';
   trigger('act', {...button.dataset});
 });
 watch('value', () => {
+  buttons().forEach(button => button.removeAttribute('aria-busy'));
   const [place, last] = [clicked, buttons().length - 1];
   clicked = null;
   if (place === null || document.activeElement !== document.body) return;
   if (last >= 0) buttons()[Math.min(place, last)].focus();
-  else if (matchMedia('(pointer: fine)').matches) document.querySelector('#search textarea, #search input').focus();
+  else if (!matchMedia('(pointer: coarse)').matches) document.querySelector('#search textarea, #search input').focus();
 });
 """
 ANNOUNCE = "element.setAttribute('role', 'status')"  # screen readers say what changes in it

@@ -159,6 +159,7 @@ def test_similar_items_open_and_close(page, recommend):
     assert page.press(f"Add {similar[0]}") == [similar[0], title]
     page.button(f"Items similar to {title}").click()
     page.until(lambda: not page.all(".nearest"), "no similar items")
+    page.until(lambda: not page.all("[aria-busy]"), "that all is done")
 
 
 def test_the_keyboard_is_enough(page, recommend):
@@ -172,7 +173,7 @@ def test_the_keyboard_is_enough(page, recommend):
     press(page, Keys.ENTER)
     page.until(lambda: page.titles("history") == [SHOWN["f9"], SHOWN["f7"]], "two items")
     in_search = "return document.activeElement.closest('#search') !== null"
-    if page.browser.execute_script("return matchMedia('(pointer: fine)').matches"):
+    if not page.browser.execute_script("return matchMedia('(pointer: coarse)').matches"):
         page.until(lambda: page.browser.execute_script(in_search), "the focus in the search")
     shows(page, listed(recommend, ["f7", "f9"]))
     page.browser.execute_script("document.querySelector('#history .remove').focus()")
