@@ -35,7 +35,7 @@ def served(space: Path, *start: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    variables = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_ANALYTICS_ENABLED": "False"}
+    variables = os.environ | {"GRADIO_SERVER_PORT": str(port)}
     variables.pop("PYTHONPATH", None)
     with tempfile.TemporaryFile("w+") as log:
         command = [sys.executable, *(start or ["app.py"])]
