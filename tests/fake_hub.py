@@ -1,4 +1,4 @@
-"""A small stand-in for the Hub's HTTP API: model repositories in memory on 127.0.0.1, for the real client."""
+"""A small stand-in for the Hub's HTTP API: models and Spaces in memory on 127.0.0.1, for the real client."""
 
 import base64
 import hashlib
@@ -19,6 +19,7 @@ class FakeHub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.private = {}  # repository -> bool
+        self.kinds = {}  # repository -> what it was made as: type and SDK
         self.commits = {}  # repository -> [(commit id, message, {path: content})], the first one without files
         self.uploads = {}  # SHA-256 -> content of an LFS file
 
@@ -66,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         exists = repo in self.server.commits
         if not exists:
             self.server.private[repo] = wanted.get("visibility") == "private"
+            self.server.kinds[repo] = wanted.get("type"), wanted.get("sdk")
             self.server.add_commit(repo, "initial commit", {})
         self.reply({"url": f"{self.server.url}/{repo}"}, 409 if exists else 200)
 
@@ -116,15 +118,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 REPO = r"(?P<repo>[\w-]+/[\w-]+)"
+API = rf"/api/(?:models|spaces)/{REPO}"
 ROUTES = (
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.check_card),
-    ("POST", f"/api/models/{REPO}/preupload/main", Handler.choose_modes),
-    ("POST", rf"/{REPO}\.git/info/lfs/objects/batch", Handler.start_upload),
+    ("POST", f"{API}/preupload/main", Handler.choose_modes),
+    ("POST", rf"/(?:spaces/)?{REPO}\.git/info/lfs/objects/batch", Handler.start_upload),
     ("PUT", "/lfs/(?P<oid>[0-9a-f]{64})", Handler.upload),
-    ("POST", f"/api/models/{REPO}/commit/main", Handler.commit),
-    ("GET", f"/api/models/{REPO}", Handler.info),
-    ("GET", rf"/api/models/{REPO}/tree/(?P<revision>[^/]+)(?P<folder>/.+)?", Handler.tree),
+    ("POST", f"{API}/commit/main", Handler.commit),
+    ("GET", API, Handler.info),
+    ("GET", rf"{API}/tree/(?P<revision>[^/]+)(?P<folder>/.+)?", Handler.tree),
     ("GET, HEAD", f"/{REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", Handler.download),
 )
 

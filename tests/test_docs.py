@@ -25,6 +25,7 @@ from hf_rec.cli.export import ExportArguments
 from hf_rec.cli.main import COMMANDS
 from hf_rec.cli.map_items import MapArguments
 from hf_rec.cli.recommend import RecommendArguments
+from hf_rec.cli.space import SpaceArguments
 from hf_rec.cli.task import TaskArguments
 from hf_rec.cli.train import DataArguments, ModelArguments
 from hf_rec.data import build_sequences, leave_one_out
@@ -39,7 +40,7 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glo
 NOTEBOOK = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
 PACKAGES = [
     "hf_rec",
-    *(f"hf_rec.{room}" for room in ("data", "evaluation", "explanation", "hub", "serving", "training")),
+    *(f"hf_rec.{room}" for room in ("data", "evaluation", "explanation", "hub", "serving", "space", "training")),
 ]
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
@@ -49,6 +50,7 @@ OPTIONS = {
     "map-items": (MapArguments, TitleArguments),
     "export": ExportArguments,
     "embed": EmbedArguments,
+    "space": SpaceArguments,
     "add-items": AddItemsArguments,
 }
 

@@ -18,7 +18,8 @@ ALLOWED = {room: set(ROOMS[: number + 1]) for number, room in enumerate(ROOMS)} 
     "model": {"model"},
     "serving": {"compat", "model", "data", "serving"},
     "explanation": {"compat", "model", "data", "explanation"},
-    "cli": {*ROOMS, "explanation", "serving"},
+    "space": {"compat", "model", "data", "hub", "space"},
+    "cli": {*ROOMS, "explanation", "serving", "space"},
 }
 MOVED = "arguments|baselines|collator|columns|export|loss_bert4rec|metrics|optimization|sampler|shop"
 MOVED += "|configuration_bert4rec|modeling_bert4rec|pipeline_bert4rec|ranking_bert4rec|tokenization_items"
@@ -138,10 +139,10 @@ def test_the_code_that_travels_to_the_hub_needs_only_flat_siblings_and_stock_pac
     assert imported_packages(module) <= stock | sys.stdlib_module_names
 
 
-def test_only_commands_serving_and_explanation_use_the_pipeline():
+def test_only_commands_serving_explanation_and_the_page_use_the_pipeline():
     pipeline = "model.pipeline_bert4rec"
     users = {module for module in TREES if pipeline in imported_modules(module)}
-    assert {room_of(module) for module in users} <= {"", "model", "serving", "explanation", "cli"}
+    assert {room_of(module) for module in users} <= {"", "model", "serving", "explanation", "space", "cli"}
     stock = {
         module
         for module, tree in TREES.items()
@@ -149,7 +150,7 @@ def test_only_commands_serving_and_explanation_use_the_pipeline():
         if isinstance(node, ast.ImportFrom) and node.module == "transformers"
         if {"pipeline", "Pipeline"} & {alias.name for alias in node.names}
     }
-    assert {room_of(module) for module in stock} <= {"model", "cli"}
+    assert {room_of(module) for module in stock} <= {"model", "space", "cli"}
 
 
 def tracked_files() -> list[str]:

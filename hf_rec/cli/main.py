@@ -15,6 +15,7 @@ COMMANDS = {
     "add-items": "add new items to a saved recommender",
     "embed": "add vectors of texts, images or sounds to a table of items",
     "export": "export a saved recommender to an ONNX graph",
+    "space": "write a page that people can try, as a Hugging Face Space",
     "demo": "train on a generated shop log, compare, save, load, recommend",
 }
 

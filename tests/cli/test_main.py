@@ -35,6 +35,7 @@ OPTIONS = {
     "export": ["--model_name_or_path", "--output_dir", "--top_k", "--quantize"],
     "add-items": ["--model_name_or_path", "--items_file", "--output_dir", "--start", "--remove_items"],
     "embed": ["--items_file", "--text_columns", "--image_column", "--audio_column", "--output_file", "--batch_size"],
+    "space": ["--model_name_or_path", "--output_dir", "--items_file", "--title_column", "--push", "--private"],
     "demo": ["--output_dir", "--max_steps", "--seed"],
 }
 
