@@ -16,6 +16,13 @@ from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class
 from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
 from ..model.ranking import top_items
 
+GRAPH = "model.onnx"
+# Names of the table that scores items, of a model that has one of its own for that, and of one that has not.
+SCORING_TABLES = [
+    "recommender.scores.items.id_embeddings.weight",
+    "recommender.model.embeddings.items.id_embeddings.weight",
+]
+
 
 class RankingGraph(Bert4RecPreTrainedModel):
     """The exported graph: from the inputs of [`build_request`] to the best items."""
@@ -90,6 +97,31 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
 
     def item_scores(self, inputs, item_ids):
         return self.model(**inputs)["scores"].index_select(1, item_ids)
+
+    def scoring_table(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(vocab_size, hidden_size) vectors and (vocab_size,) biases by which the graph scores items, from its file.
+
+        Those of 8-bit weights are what the graph multiplies by.
+        """
+        import onnx
+
+        weights = {tensor.name: tensor for tensor in onnx.load(Path(self.source[0]) / GRAPH).graph.initializer}
+        names = [name for name in SCORING_TABLES if {name, f"{name}_quantized"} & weights.keys()]
+        if not names:
+            raise ValueError(f"the graph in {self.source[0]} has no item table; export the recommender anew")
+        return read_weights(weights, names[0]), read_weights(weights, "recommender.scores.bias")
+
+
+def read_weights(weights: dict, name: str) -> torch.Tensor:
+    """Weights of a graph by their name; of 8-bit ones the numbers that they stand for."""
+    from onnx.numpy_helper import to_array
+
+    if name in weights:
+        return torch.from_numpy(to_array(weights[name]).copy())
+    codes, scale, zero = (
+        torch.from_numpy(to_array(weights[f"{name}_{part}"]).copy()) for part in ("quantized", "scale", "zero_point")
+    )
+    return (codes.float() - zero.float()) * scale
 
 
 def reopen(kind: type, folder: str, session_options: dict) -> OnnxRecommendationPipeline:
