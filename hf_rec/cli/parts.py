@@ -132,7 +132,7 @@ def identify_model(recommend: RecommendationPipeline) -> dict[str, str]:
     return {
         "weights": weights,
         "config": fingerprint(model.config.to_json_string().encode()),
-        "items": fingerprint(json.dumps(recommend.id_of_item).encode()),
+        "items": fingerprint(json.dumps(recommend.id_of_item, sort_keys=True).encode()),
         "item_columns": fingerprint_items(model.item_columns),
     }
 

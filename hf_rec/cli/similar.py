@@ -1,6 +1,5 @@
 """List the items that are the most similar to given ones."""
 
-import json
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser

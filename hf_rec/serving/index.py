@@ -219,8 +219,8 @@ class FaissSearch:
         same = torch.cat([vectors, biases[:, None], (length**2 - squares).clamp(min=0).sqrt()[:, None]], dim=1)
         same = torch.nn.functional.pad(same, (0, -same.shape[1] % 4)).numpy()
         description, parameters = KINDS.get(kind, (kind, ""))
-        lists = max(min(int(4 * len(same) ** 0.5), len(same) // LEAST_PER_LIST), 1)
-        numbers = {"lists": lists, "probes": max(lists // 16, 1), "parts": same.shape[1] // 4}
+        lists = max(min(int(len(same) ** 0.5), len(same) // LEAST_PER_LIST), 1)
+        numbers = {"lists": lists, "probes": max(lists // 8, 1), "parts": same.shape[1] // 4}
         try:
             index = faiss.index_factory(same.shape[1], description.format(**numbers))
         except RuntimeError as error:

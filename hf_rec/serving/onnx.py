@@ -17,11 +17,7 @@ from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
 from ..model.ranking import top_items
 
 GRAPH = "model.onnx"
-# Names of the table that scores items, of a model that has one of its own for that, and of one that has not.
-SCORING_TABLES = [
-    "recommender.scores.items.id_embeddings.weight",
-    "recommender.model.embeddings.items.id_embeddings.weight",
-]
+TABLE, BIASES = "recommender.model.embeddings.items.id_embeddings.weight", "recommender.scores.bias"
 
 
 class RankingGraph(Bert4RecPreTrainedModel):
@@ -105,11 +101,13 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         """
         import onnx
 
+        config = self.model.config
         weights = {tensor.name: tensor for tensor in onnx.load(Path(self.source[0]) / GRAPH).graph.initializer}
-        names = [name for name in SCORING_TABLES if {name, f"{name}_quantized"} & weights.keys()]
-        if not names:
-            raise ValueError(f"the graph in {self.source[0]} has no item table; export the recommender anew")
-        return read_weights(weights, names[0]), read_weights(weights, "recommender.scores.bias")
+        if config.tie_word_embeddings:
+            return read_weights(weights, TABLE), read_weights(weights, BIASES)
+        turned = [config.hidden_size, config.vocab_size]  # a table for scores alone is stored as it is multiplied
+        name = next(name for name, tensor in weights.items() if [*tensor.dims] == turned)
+        return read_weights(weights, name.removesuffix("_quantized")).t(), read_weights(weights, BIASES)
 
 
 def read_weights(weights: dict, name: str) -> torch.Tensor:

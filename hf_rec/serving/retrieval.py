@@ -19,7 +19,7 @@ class IndexedRecommendationPipeline(RecommendationPipeline):
 
     Args:
         index: Of the items of the model, as `ItemIndex.of(recommend, kind="hnsw")` makes it.
-        retrieved: Items that the index gives for each history, beside those that the history excludes.
+        retrieved: Items that the index gives for each history, beside as many as are in the history or banned.
 
     Example:
         >>> fast = IndexedRecommendationPipeline.of(recommend, index)  # doctest: +SKIP
@@ -73,13 +73,15 @@ class IndexedRecommendationPipeline(RecommendationPipeline):
     def retrieve(self, inputs: dict, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows, n) ids of the items that are retrieved, pinned or in the history, and their scores, -inf for those
         that are banned or come twice."""
-        banned_ids, pinned = inputs["banned_ids"], pinned_ids(inputs.get("rules"))
+        input_ids, banned_ids = inputs["input_ids"], inputs["banned_ids"]
         states, encoded = encode_inputs(self, inputs)
-        count = max(self.retrieved, top_k) + banned_ids.shape[1]
+        count = max(self.retrieved, top_k) + max(input_ids.shape[1], banned_ids.shape[1])
         rows = self.index.search_rows(states, count)[0].to(self.device)
         found = self.token_ids[rows.clamp(min=0)].masked_fill(rows < 0, self.model.config.pad_token_id)
-        others = torch.tensor(pinned, device=self.device, dtype=torch.long).expand(len(found), -1)
-        ids = torch.cat([found, inputs["input_ids"], others], dim=1).sort(dim=1).values
+        others = torch.tensor(pinned_ids(inputs.get("rules")), device=self.device, dtype=torch.long).expand(
+            len(found), -1
+        )
+        ids = torch.cat([found, input_ids, others], dim=1).sort(dim=1).values
         scores = (self.model.scoring_items(ids) @ states.unsqueeze(2)).squeeze(2) + self.model.scores.bias[ids]
         if self.model.config.use_repeat_bias:
             scores += self.repeat_biases(inputs, encoded, ids)

@@ -28,9 +28,10 @@ def item_biases(recommend: RecommendationPipeline) -> torch.Tensor:
 
 
 def available_items(recommend: RecommendationPipeline) -> dict[str, int]:
-    """The token ids of the items that may be recommended, by item id."""
+    """The token ids of the items that may be recommended, by item id, in ascending order."""
     gone = {*recommend.model.config.unavailable_ids}
-    return {item: index for item, index in recommend.id_of_item.items() if index not in gone}
+    known = sorted((index, item) for item, index in recommend.id_of_item.items())
+    return {item: index for index, item in known if index not in gone}
 
 
 def scoring_table(recommend: RecommendationPipeline) -> tuple[torch.Tensor, torch.Tensor]:

@@ -201,8 +201,8 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_file(shop, tmp_path, s
 def test_the_lists_of_a_real_log_are_those_of_the_pipeline(shop, tmp_path, real_data):
     log = pq.read_table(real_data / "ml-100k" / "interactions.parquet")
     items = sorted({str(item) for item in log["item_id"].to_pylist()})
-    tokenizer = ItemTokenizer.from_items(items, max_length=50)
-    save_recommender(tmp_path / "model", small_model(len(tokenizer), True, max_position_embeddings=50), tokenizer)
+    tokenizer = ItemTokenizer.from_items(items, max_length=8)
+    save_recommender(tmp_path / "model", small_model(len(tokenizer), is_decoder=True), tokenizer)
     main(
         command(
             shop,
