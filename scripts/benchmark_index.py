@@ -3,12 +3,14 @@
 
 Users are histories of a log. A larger catalogue consists of items of the model, each moved by half of a standard
 deviation in the directions in which items differ, with its bias: an item plus a share of the difference of two others.
+
 A row has the recall of the best ten, that of the best ten among 500, which a second stage would order, the searches a
 second of all users in one call, the milliseconds of one user (the median), the memory of the index and the seconds to
 build it.
 """
 
 import argparse
+import copy
 import os
 import platform
 import statistics
@@ -20,6 +22,7 @@ from pathlib import Path
 import torch
 from transformers import pipeline
 
+from hf_rec import ItemTokenizer
 from hf_rec.cli.arguments import feature_columns
 from hf_rec.data import build_sequences, histories_of
 from hf_rec.serving import IndexedRecommendationPipeline, ItemIndex, encode, item_vectors
@@ -62,13 +65,27 @@ def measure(kind: str, search: str | None, table, exact: ItemIndex, users: torch
     name = f"{kind}, {search}" if search else kind
     print(
         f"| {len(index):,} | {name} | {index.recall(exact, users):.3f} | {among:.3f} | {speed:,.0f} | {single:.2f} | "
-        f"{megabytes(index):,.0f} | {building:.1f} |",
+        f"{megabytes(index):,.1f} | {building:.1f} |",
         flush=True,
     )
 
 
+def larger_recommender(recommend, vectors: torch.Tensor, biases: torch.Tensor):
+    """The pipeline of the model with more items: those of (items, width) vectors and (items,) biases."""
+    model, first = copy.deepcopy(recommend.model), len(recommend.tokenizer)
+    new = [f"new-{number}" for number in range(len(vectors))]
+    tokenizer = ItemTokenizer.from_items(
+        [*item_vectors(recommend)[0], *new], max_length=model.config.max_position_embeddings
+    )
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    with torch.no_grad():
+        model.scoring_items.id_embeddings.weight[first:] = vectors
+        model.scores.bias[first:] = biases
+    return pipeline("recommendation", model=model.eval(), tokenizer=tokenizer)
+
+
 def measure_pipelines(recommend, histories: list, kind: str, calls: int) -> None:
-    """Compare the lists and the time of one stage and of two, on the catalogue of the model."""
+    """Compare the lists and the time of one stage and of two; calls take turns."""
     two = IndexedRecommendationPipeline.of(recommend, ItemIndex.of(recommend, kind), AMONG)
     lists = [[entry["item_id"] for entry in row] for row in recommend(histories, top_k=10)]
     found = [[entry["item_id"] for entry in row] for row in two(histories, top_k=10)]
@@ -79,8 +96,8 @@ def measure_pipelines(recommend, histories: list, kind: str, calls: int) -> None
     ]
     one, both = (statistics.median(column) for column in zip(*times, strict=True))
     print(
-        f"\nTwo stages ({kind}, {AMONG} retrieved) give {same:.3f} of the list of one stage, "
-        f"in {both:.2f} ms in place of {one:.2f} ms"
+        f"| {len(two.index):,} | {kind} | {same:.3f} | {both:.2f} | {one:.2f} |",
+        flush=True,
     )
 
 
@@ -96,6 +113,9 @@ def main() -> None:
     parser.add_argument("--train_file", type=Path, required=True, help="interaction log of the users")
     parser.add_argument("--items", type=int, nargs="+", default=[0, 1_000_000], help="sizes; 0 for the model's own")
     parser.add_argument("--kinds", nargs="+", default=["exact", *KINDS], help="kinds of indexes; kind:parameters")
+    parser.add_argument(
+        "--pipeline_kinds", nargs="*", default=["hnsw"], help="indexes of recommendation in two stages"
+    )
     parser.add_argument("--users", type=int, default=1000, help="histories")
     parser.add_argument("--calls", type=int, default=100, help="calls with one user; the median counts")
     options = parser.parse_args()
@@ -113,16 +133,21 @@ def main() -> None:
     print("| items | index | recall@10 | among 500 | users/s | one user, ms | MB | building, s |")
     print("|---:|---|---:|---:|---:|---:|---:|---:|")
     item_ids, vectors = item_vectors(recommend)
-    for count in options.items:
-        table = (item_ids, vectors, item_biases(recommend))
-        if count:
-            table = (range(count), *larger_table(*table[1:], count))
-            table = ([*map(str, table[0])], *table[1:])
-        exact = ItemIndex.build(*table)
+    own = vectors, item_biases(recommend)
+    tables = {count: larger_table(*own, count) if count else own for count in options.items}
+    for table in tables.values():
+        ids = [str(number) for number in range(len(table[0]))]
+        exact = ItemIndex.build(ids, *table)
         for kind in options.kinds:
             name, _, search = kind.partition(":")
-            measure(name, search or None, table, exact, users, options.calls)
-    measure_pipelines(recommend, histories, "hnsw", options.calls)
+            measure(name, search or None, (ids, *table), exact, users, options.calls)
+    if not options.pipeline_kinds:
+        return
+    print("\n| items | index | of the list of one stage | two stages, ms | one stage, ms |\n|---:|---|---:|---:|---:|")
+    for count, table in tables.items():
+        larger = larger_recommender(recommend, *table) if count else recommend
+        for kind in options.pipeline_kinds:
+            measure_pipelines(larger, histories, kind, options.calls)
 
 
 if __name__ == "__main__":

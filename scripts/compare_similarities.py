@@ -43,7 +43,7 @@ def by_last_item(similarity: Similarity, vocab_size: int) -> Scorer:
 def by_model(model, events: int | None) -> Scorer:
     """Scores of the model for the last events, or for the whole history if None."""
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(histories: Sequence[Sequence[int]]) -> torch.Tensor:
         read = [history[-events:] if events else history for history in histories]
         return next_scores(model, **build_request(model.config, read, exclude_seen=False))

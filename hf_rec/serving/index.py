@@ -220,7 +220,7 @@ class FaissSearch:
         same = torch.nn.functional.pad(same, (0, -same.shape[1] % 4)).numpy()
         description, parameters = KINDS.get(kind, (kind, ""))
         lists = max(min(int(len(same) ** 0.5), len(same) // LEAST_PER_LIST), 1)
-        numbers = {"lists": lists, "probes": max(lists // 8, 1), "parts": same.shape[1] // 4}
+        numbers = {"lists": lists, "probes": max(lists // 4, 1), "parts": same.shape[1] // 4}
         try:
             index = faiss.index_factory(same.shape[1], description.format(**numbers))
         except RuntimeError as error:
