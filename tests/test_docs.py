@@ -26,6 +26,7 @@ from hf_rec.cli.main import COMMANDS
 from hf_rec.cli.map_items import MapArguments
 from hf_rec.cli.recommend import RecommendArguments
 from hf_rec.cli.space import SpaceArguments
+from hf_rec.cli.similar import SimilarArguments
 from hf_rec.cli.task import TaskArguments
 from hf_rec.cli.train import DataArguments, ModelArguments
 from hf_rec.data import build_sequences, leave_one_out
@@ -46,6 +47,7 @@ OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
     "evaluate": (EvaluationArguments, DataArguments, RuleArguments),
     "recommend": (RecommendArguments, RuleArguments),
+    "similar": SimilarArguments,
     "explain": (ExplainArguments, TitleArguments),
     "map-items": (MapArguments, TitleArguments),
     "export": ExportArguments,

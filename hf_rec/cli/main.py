@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "train a recommender on an interaction log and evaluate it",
     "evaluate": "evaluate a saved recommender or classifier beside baselines",
     "recommend": "recommend for a history, or for every user of a log",
+    "similar": "list the items that are the most similar to given ones",
     "explain": "explain why an item is recommended, in words and pictures",
     "map-items": "draw a map of the items of a recommender",
     "add-items": "add new items to a saved recommender",

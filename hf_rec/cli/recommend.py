@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,12 @@ from ..data.files import read_table
 from ..model.features import Feature
 from ..model.pipeline_bert4rec import RecommendationPipeline
 from ..model.rule_set import RuleSet
+from ..model.rules import rules_to_json
+from ..training.checkpoints import fingerprint_data
 from .arguments import FLAG, LogArguments, RuleArguments, feature_columns
+from .parts import PartsFile, fingerprint, fingerprint_items, identify_model, list_schema
+
+PRINTED = 1_024  # users whose lists are computed together when they are printed
 
 
 @dataclass
@@ -28,6 +34,17 @@ class RecommendArguments:
     )
     file: list[str] | None = field(
         default=None, metadata={"help": "In place of --history: an interaction log, as for `hf-rec train`."}
+    )
+    output_file: Path | None = field(
+        default=None,
+        metadata={
+            "help": "With --file: a .parquet or .jsonl file to write in place of printing. An interrupted run goes on "
+            "where it stopped."
+        },
+    )
+    part_size: int = field(
+        default=5_000,
+        metadata={"help": "Users whose lists are written together: what an interrupted run computes again."},
     )
     request: str | None = field(
         default=None,
@@ -54,41 +71,84 @@ class RecommendArguments:
             self.history = json.loads(self.history[0])
         if bool(self.history) == bool(self.file):
             raise ValueError("give one of --history and --file")
+        if self.output_file and not self.file:
+            raise ValueError("--output_file needs --file; the list of one --history is printed")
+        if self.part_size < 1:
+            raise ValueError(f"--part_size must be at least 1, got {self.part_size}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print one JSON object a line: the user, where there is one, and the recommended items."""
+    """Print one JSON object a line, or write a file: the user, where there is one, and the recommended items."""
     parser = HfArgumentParser(
         (RecommendArguments, LogArguments, RuleArguments), prog="hf-rec recommend", description=__doc__
     )
     args, log, given = parser.parse_args_into_dataclasses(arguments)
     titles = read_titles(args, log.item_column) if args.titles_file else {}
     recommend = open_recommender(args.model_name_or_path)
-    features, rules = recommend.model.config.features, recommend.model.rules if given.rules is None else given.rules
+    rules = recommend.model.rules if given.rules is None else given.rules
     items = given.load_items(recommend.tokenizer, log.item_column)
-    compiled = recommend.rule_set(rules, (), items)
     request = json.loads(args.request) if args.request else {}
-    users, histories = [None], [args.history]
-    if args.file:
-        users, histories = read_histories(log, args.file, features, compiled, request)
-    if request:
-        histories = with_request(histories, request)
-    lists = recommend(
-        iter(histories),
-        top_k=args.top_k,
-        exclude_seen=None if args.include_seen is None else not args.include_seen,
-        candidates=args.candidates,
-        blocked=args.blocked,
-        rules=rules,
-        items=items,
-        explain_rules=args.explain_rules,
-    )
-    for user, recommended in zip(users, tqdm(lists, total=len(users), disable=not args.file), strict=True):
-        for entry in recommended:
-            if entry["item_id"] in titles:
-                entry["title"] = titles[entry["item_id"]]
-        line = {"recommended": recommended} if user is None else {"user_id": user, "recommended": recommended}
-        print(json.dumps(line, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
+    options = {
+        "top_k": args.top_k,
+        "exclude_seen": None if args.include_seen is None else not args.include_seen,
+        "candidates": args.candidates,
+        "blocked": args.blocked,
+        "rules": rules,
+        "items": items,
+        "explain_rules": args.explain_rules,
+    }
+    if not args.file:
+        history = with_request([args.history], request)[0] if request else args.history
+        (recommended,) = recommend([history], **options)
+        return print_json({"recommended": with_titles(recommended, titles)})
+    users = LogUsers(log, args.file, recommend.model.config.features, recommend.rule_set(rules, (), items), request)
+
+    def lines_of(start: int, end: int) -> list[dict]:
+        lists = recommend(users.histories(start, end), **options)
+        named = zip(users.sequences["user_id"][start:end], lists, strict=True)
+        return [{"user_id": user, "recommended": with_titles(entries, titles)} for user, entries in named]
+
+    if args.output_file:
+        return write_lists(args, recommend, users, options, titles, lines_of)
+    with tqdm(total=len(users)) as progress:
+        for start in range(0, len(users), PRINTED):
+            for line in lines_of(start, min(start + PRINTED, len(users))):
+                print_json(line)
+                progress.update()
+
+
+def write_lists(
+    args: RecommendArguments,
+    recommend: RecommendationPipeline,
+    users: "LogUsers",
+    options: dict,
+    titles: dict[str, str],
+    lines_of: Callable[[int, int], list[dict]],
+) -> None:
+    """Write the lines of all users to --output_file."""
+    if users.rules is not None and users.rules.needs_time and "time" not in users.request:
+        raise ValueError("the rules depend on the time; give it in --request, so that all lists are of one time")
+    items = recommend.model.item_columns if options["items"] is None else options["items"]
+    has_titles = bool(titles) or (items is not None and "title" in items.texts)
+    shown = options | {"rules": rules_to_json(options["rules"]), "items": fingerprint_items(options["items"])}
+    identity = {
+        "model": identify_model(recommend),
+        "options": shown | {"request": users.request, "part_size": args.part_size},
+        "titles": fingerprint(json.dumps(titles).encode()),
+        "log": fingerprint_data(users.sequences),
+    }
+    file = PartsFile(args.output_file, list_schema(has_titles, args.explain_rules), identity)
+    file.write(len(users), args.part_size, lines_of)
+
+
+def print_json(line: dict) -> None:
+    print(json.dumps(line, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
+
+
+def with_titles(recommended: list[dict], titles: dict[str, str]) -> list[dict]:
+    """The entries with their titles, those that are given in place of saved ones."""
+    named = ({"title": titles[entry["item_id"]]} if entry["item_id"] in titles else {} for entry in recommended)
+    return [entry | title for entry, title in zip(recommended, named, strict=True)]
 
 
 def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
@@ -100,25 +160,39 @@ def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
     return pipeline("recommendation", model=model_name_or_path)
 
 
-def read_histories(
-    log: LogArguments, files: list[str], features: list[Feature], rules: RuleSet | None, request: dict
-) -> tuple[list[str], list]:
-    """The users of a log and their histories with all that the model and the rules read.
+class LogUsers:
+    """The users of a log, whose histories are made for some at a time.
 
-    What rules read of a request is a column of --users_file, unless the request has it.
+    Args:
+        rules: What they read of a request is a column of --users_file, unless `request` has it.
     """
-    keys = sorted(rules.request_keys - {*request}) if rules else []
-    sequences = log.load_sequences(log.open_files(files), [*feature_columns(features), *keys])
-    histories = histories_of(sequences, features)
-    if rules and (keys or rules.needs_timestamps):
-        histories = [row if isinstance(row, dict) else {"item_ids": row} for row in histories]
-        for name in [*keys, *(["timestamps"] if rules.needs_timestamps else [])]:
+
+    def __init__(
+        self, log: LogArguments, files: list[str], features: list[Feature], rules: RuleSet | None, request: dict
+    ):
+        self.features = features
+        self.rules = rules
+        self.request = request
+        self.keys = sorted(rules.request_keys - {*request}) if rules else []
+        self.sequences = log.load_sequences(log.open_files(files), [*feature_columns(features), *self.keys])
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def histories(self, start: int, end: int) -> list:
+        """The histories of some users, with all that the model and the rules read."""
+        sequences = self.sequences.select(range(start, end))
+        histories = histories_of(sequences, self.features)
+        timed = self.rules is not None and self.rules.needs_timestamps
+        if self.keys or timed:
+            histories = [row if isinstance(row, dict) else {"item_ids": row} for row in histories]
+        for name in [*self.keys, *(["timestamps"] if timed else [])]:
             column = as_array(sequences[name])
-            if name in keys and is_list(column.type):
+            if name in self.keys and is_list(column.type):
                 raise ValueError(f"the rules read {name!r} of a request, the log has it of each event; give --request")
             for row, value in zip(histories, raw_values(column, name).to_pylist(), strict=True):
                 row[name] = value
-    return sequences["user_id"][:], histories
+        return with_request(histories, self.request) if self.request else histories
 
 
 def with_request(histories: list, request: dict) -> list[dict]:

@@ -1,6 +1,19 @@
-"""Serving: vectors and similar items, and ranking outside of PyTorch."""
+"""Serving: vectors, similar items and indexes of them, and ranking outside of PyTorch."""
 
+from .index import ItemIndex, item_dataset
 from .onnx import OnnxRecommendationPipeline, export_recommender
-from .vectors import encode, item_vectors, similar_items
+from .retrieval import IndexedRecommendationPipeline
+from .vectors import co_occurrence, encode, item_vectors, similar_items, users_like
 
-__all__ = ["OnnxRecommendationPipeline", "encode", "export_recommender", "item_vectors", "similar_items"]
+__all__ = [
+    "IndexedRecommendationPipeline",
+    "ItemIndex",
+    "OnnxRecommendationPipeline",
+    "co_occurrence",
+    "encode",
+    "export_recommender",
+    "item_dataset",
+    "item_vectors",
+    "similar_items",
+    "users_like",
+]

@@ -16,6 +16,9 @@ from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class
 from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
 from ..model.ranking import top_items
 
+GRAPH = "model.onnx"
+TABLE, BIASES = "recommender.model.embeddings.items.id_embeddings.weight", "recommender.scores.bias"
+
 
 class RankingGraph(Bert4RecPreTrainedModel):
     """The exported graph: from the inputs of [`build_request`] to the best items."""
@@ -90,6 +93,33 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
 
     def item_scores(self, inputs, item_ids):
         return self.model(**inputs)["scores"].index_select(1, item_ids)
+
+    def scoring_table(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(vocab_size, hidden_size) vectors and (vocab_size,) biases by which the graph scores items, from its file.
+
+        Those of 8-bit weights are what the graph multiplies by.
+        """
+        import onnx
+
+        config = self.model.config
+        weights = {tensor.name: tensor for tensor in onnx.load(Path(self.source[0]) / GRAPH).graph.initializer}
+        if config.tie_word_embeddings:
+            return read_weights(weights, TABLE), read_weights(weights, BIASES)
+        turned = [config.hidden_size, config.vocab_size]  # a table for scores alone is stored as it is multiplied
+        name = next(name for name, tensor in weights.items() if [*tensor.dims] == turned)
+        return read_weights(weights, name.removesuffix("_quantized")).t(), read_weights(weights, BIASES)
+
+
+def read_weights(weights: dict, name: str) -> torch.Tensor:
+    """Weights of a graph by their name; of 8-bit ones the numbers that they stand for."""
+    from onnx.numpy_helper import to_array
+
+    if name in weights:
+        return torch.from_numpy(to_array(weights[name]).copy())
+    codes, scale, zero = (
+        torch.from_numpy(to_array(weights[f"{name}_{part}"]).copy()) for part in ("quantized", "scale", "zero_point")
+    )
+    return (codes.float() - zero.float()) * scale
 
 
 def reopen(kind: type, folder: str, session_options: dict) -> OnnxRecommendationPipeline:
