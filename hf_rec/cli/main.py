@@ -15,6 +15,7 @@ COMMANDS = {
     "add-items": "add new items to a saved recommender",
     "embed": "add vectors of texts, images or sounds to a table of items",
     "export": "export a saved recommender to an ONNX graph",
+    "serve": "serve a recommender over HTTP, with sessions",
     "demo": "train on a generated shop log, compare, save, load, recommend",
 }
 

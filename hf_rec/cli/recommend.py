@@ -3,17 +3,16 @@
 import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, pipeline
+from transformers import HfArgumentParser
 
 from ..data.columns import as_array, is_list
 from ..data.encode import histories_of, raw_values
 from ..data.files import read_table
 from ..model.features import Feature
-from ..model.pipeline_bert4rec import RecommendationPipeline
 from ..model.rule_set import RuleSet
+from ..serving.models import open_recommender
 from .arguments import FLAG, LogArguments, RuleArguments, feature_columns
 
 
@@ -89,15 +88,6 @@ def main(arguments: list[str] | None = None) -> None:
                 entry["title"] = titles[entry["item_id"]]
         line = {"recommended": recommended} if user is None else {"user_id": user, "recommended": recommended}
         print(json.dumps(line, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
-
-
-def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
-    """The pipeline of a saved recommender or of its export."""
-    if (Path(model_name_or_path) / "export.json").is_file():
-        from ..serving.onnx import OnnxRecommendationPipeline
-
-        return OnnxRecommendationPipeline.from_pretrained(model_name_or_path)
-    return pipeline("recommendation", model=model_name_or_path)
 
 
 def read_histories(
