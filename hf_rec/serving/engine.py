@@ -14,6 +14,11 @@ from .models import ServedModel
 from .sessions import Event
 
 
+SIMILAR_LENGTHS = (
+    8  # histories that the model reads at once; the pipeline sorts them by length, so that little is padding
+)
+
+
 class BadRequest(Exception):
     """What the pipeline refuses."""
 
@@ -82,7 +87,7 @@ def answer_group(queries: Sequence[Query]) -> list[list[dict] | Exception]:
     served, options = queries[0].served, queries[0].options
     try:
         rules = served.rule_set(options.get("rules"), options.get("extra_rules", ()))
-        return served.recommend([query.row(rules) for query in queries], **options)
+        return served.recommend([query.row(rules) for query in queries], batch_size=SIMILAR_LENGTHS, **options)
     except Exception as error:
         if len(queries) > 1:
             return [answer for query in queries for answer in answer_group([query])]

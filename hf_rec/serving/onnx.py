@@ -16,6 +16,8 @@ from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class
 from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
 from ..model.ranking import top_items
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported; it would report to its makers
+
 
 class RankingGraph(Bert4RecPreTrainedModel):
     """The exported graph: from the inputs of [`build_request`] to the best items."""
