@@ -196,23 +196,39 @@ def json_response(content) -> Response:
     return Response(to_json(content, inf_nan_mode="null"), media_type="application/json")
 
 
-class TokenGate:
-    """Middleware of ASGI that refuses requests without the bearer token.
+class Gate:
+    """Middleware of ASGI that refuses requests without the bearer token, and bodies that are too long.
 
-    The paths of `OPEN_PATHS` need none. If there is no token, those of `ADMIN_PATHS` are closed.
+    The paths of `OPEN_PATHS` need no token. If there is none, those of `ADMIN_PATHS` are closed.
     """
 
-    def __init__(self, app, token: str | None):
-        self.app, self.expected = app, f"Bearer {token}".encode() if token else None
+    def __init__(self, app, token: str | None, max_body: int):
+        self.app, self.max_body = app, max_body
+        self.expected = f"Bearer {token}".encode() if token else None
 
     async def __call__(self, scope, receive, send):
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            if self.expected is None:
-                if scope["path"] in ADMIN_PATHS:
-                    return await send_problem(send, 403, "the server has no token; start it with HF_REC_TOKEN")
-            elif not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self.expected):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        path, headers, size = scope["path"], dict(scope["headers"]), 0
+        if self.expected is None and path in ADMIN_PATHS:
+            return await send_problem(send, 403, "the server has no token; start it with HF_REC_TOKEN")
+        if self.expected is not None and path not in OPEN_PATHS:
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, self.expected):
                 return await send_problem(send, 401, "a bearer token is needed", {"www-authenticate": "Bearer"})
-        await self.app(scope, receive, send)
+        too_long = f"a body has at most {self.max_body:,} bytes"
+        if int(headers.get(b"content-length", 0)) > self.max_body:
+            return await send_problem(send, 413, too_long)
+
+        async def count():
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self.max_body:
+                raise HTTPException(413, too_long)
+            return message
+
+        await self.app(scope, count, send)
 
 
 PROBLEMS: dict[type[Exception], Callable[[Exception], tuple[int, str]]] = {
@@ -233,6 +249,7 @@ def schema_problem(error: RequestValidationError) -> str:
 
 async def answer_problem(_request: Request, error: Exception) -> JSONResponse:
     status, detail = next(answer for kind, answer in PROBLEMS.items() if isinstance(error, kind))(error)
+    detail = detail.encode(errors="backslashreplace").decode()  # JSON may quote what is no text
     return JSONResponse({"detail": detail}, status, headers=RETRY if status == 503 else None)
 
 
@@ -258,10 +275,13 @@ def create_app(source: ModelSource, settings: ServiceSettings | None = None, tok
         description="Recommendations from histories and sessions.",
         lifespan=service.run,
         redoc_url=None,
-        max_body_size=settings.max_body,
-        middleware=[Middleware(Observer, metrics=service.metrics), Middleware(TokenGate, token=token)],
+        middleware=[
+            Middleware(Observer, metrics=service.metrics),
+            Middleware(Gate, token=token, max_body=settings.max_body),
+        ],
         exception_handlers=dict.fromkeys(PROBLEMS, answer_problem),
     )
+    app.state.service = service
     add_routes(app, service)
     if token:
         app.openapi_schema = app.openapi() | {"security": [{"token": []}]}

@@ -13,7 +13,6 @@ from ..model.rule_set import RuleSet
 from .models import ServedModel
 from .sessions import Event
 
-
 SIMILAR_LENGTHS = (
     8  # histories that the model reads at once; the pipeline sorts them by length, so that little is padding
 )

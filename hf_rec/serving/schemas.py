@@ -2,9 +2,16 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from ..model.pipeline_bert4rec import CANDIDATES, REQUEST
+
+
+def check_unicode(text: str) -> str:
+    """The text, if it can be stored: JSON can also have halves of characters."""
+    text.encode()
+    return text
+
 
 Whole = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -12,7 +19,7 @@ Value = str | bool | Whole | Number | None
 Time = Annotated[float, Field(ge=-(2**53), le=2**53, allow_inf_nan=False)]
 SESSION_ID = r"^[A-Za-z0-9_.:@=~+-]{1,128}$"
 SessionId = Annotated[str, Field(pattern=SESSION_ID)]
-ItemId = Annotated[str, Field(min_length=1, max_length=1000)]
+Stored = Annotated[str, Field(max_length=1000), AfterValidator(check_unicode)]
 Rules = list[dict[str, Any]]
 OPTIONS = (
     "exclude_seen",
@@ -102,8 +109,8 @@ class PostedEvent(BaseModel):
     """An event: its item, its time (that of the server by default) and the columns that the model reads."""
 
     model_config = ConfigDict(extra="allow", strict=True)
-    __pydantic_extra__: dict[str, Value]
-    item_id: ItemId
+    __pydantic_extra__: dict[str, Stored | bool | Whole | Number | None]
+    item_id: Stored
     timestamp: Time | None = None
 
 

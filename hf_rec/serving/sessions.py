@@ -155,9 +155,10 @@ class SqliteSessions:
             if self.forgot:
                 execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
+            raise SessionsUnavailable(f"the sessions cannot be written: {error}") from error
+        finally:
             if self.writer.in_transaction:
                 execute("ROLLBACK")
-            raise SessionsUnavailable(f"the sessions cannot be written: {error}") from error
         return [None] * len(changes)
 
     def insert(self, session_id: str, events: Sequence[Event]) -> None:
@@ -246,7 +247,7 @@ class RedisSessions:
         values = [time.time(), self.max_events, round(1000 * self.ttl)]
         for event in events:
             values.append("" if event.timestamp is None else repr(float(event.timestamp)))
-            values.append(json.dumps([event.item_id, event.columns]))
+            values.append(json.dumps([event.item_id, event.columns or None]))
         await self.run(self.script(keys=self.keys(session_id), args=values))
 
     async def read(self, session_id: str) -> list[Event]:

@@ -35,6 +35,7 @@ OPTIONS = {
     "export": ["--model_name_or_path", "--output_dir", "--top_k", "--quantize"],
     "add-items": ["--model_name_or_path", "--items_file", "--output_dir", "--start", "--remove_items"],
     "embed": ["--items_file", "--text_columns", "--image_column", "--audio_column", "--output_file", "--batch_size"],
+    "serve": ["--model_name_or_path", "--port", "--sessions", "--watch", "--max_waiting", "--timeout", "HF_REC_TOKEN"],
     "demo": ["--output_dir", "--max_steps", "--seed"],
 }
 
@@ -142,6 +143,8 @@ def test_a_wrong_training_call_is_one_line_that_says_what_to_do(options, named, 
             ["no column ['name']", "'title'", "--title_column"],
         ),
         ("evaluate", ["--model_name_or_path", "x"], ["--train_file", "--dataset_name"]),
+        ("serve", ["nowhere"], ["huggingface.co"]),
+        ("serve", ["x", "--max_batch", "0"], ["max_batch", "0"]),
         ("export", ["--model_name_or_path", "x", "--output_dir", "FULL"], ["FULL", "empty"]),
         ("export", ["--model_name_or_path", "x", "--output_dir", "out", "--top_k", "0"], ["top_k", "0"]),
     ],
