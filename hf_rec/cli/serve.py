@@ -1,4 +1,7 @@
-"""Serve a recommender over HTTP: recommendations from histories and sessions."""
+"""Serve a recommender over HTTP: recommendations from histories and sessions.
+
+The bearer token that requests need, if there is one, is the environment variable HF_REC_TOKEN.
+"""
 
 import os
 from dataclasses import dataclass, field
@@ -14,7 +17,7 @@ TOKEN = "HF_REC_TOKEN"
 
 @dataclass
 class ServeArguments:
-    """The model, and where it is served. The bearer token is read from the environment variable HF_REC_TOKEN."""
+    """The model, and where it is served."""
 
     model_name_or_path: str = field(
         metadata={"help": "Folder or Hub id of the recommender, or folder of its export; may be given without a name."}

@@ -5,6 +5,7 @@ import hmac
 import logging
 from collections.abc import Callable
 from contextlib import asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path as FilePath
 from typing import Annotated
 
@@ -15,7 +16,6 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic_core import to_json
 
-from .. import __version__
 from .batching import Batcher, Overloaded
 from .engine import BadRequest, Query, answer_queries
 from .models import ModelRefused, ModelSource, folder_version
@@ -271,7 +271,7 @@ def create_app(source: ModelSource, settings: ServiceSettings | None = None, tok
     service = Service(source, settings)
     app = FastAPI(
         title="hf_rec",
-        version=__version__,
+        version=version("hf_rec"),
         description="Recommendations from histories and sessions.",
         lifespan=service.run,
         redoc_url=None,

@@ -1,7 +1,10 @@
 """The model that a server answers with: opened, checked, and replaced without a pause."""
 
 import hashlib
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,9 +47,31 @@ def folder_version(model_name_or_path: str | Path) -> str:
     folder = Path(model_name_or_path)
     if not folder.is_dir():
         folder = Path(hf_hub_download(str(model_name_or_path), "config.json")).parent
-    files = [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
-    stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    stats = [(file.name, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files_of(folder)]
     return hashlib.sha256(repr(stats).encode()).hexdigest()[:12]
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files of a saved model; hidden ones are not ready yet."""
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
+
+
+@contextmanager
+def private_copy(model_name_or_path: str) -> Iterator[str]:
+    """A copy of a folder, or the Hub id, whose files nobody overwrites, in a block.
+
+    Weights are mapped into memory, not read: a process dies when such a file is overwritten. Those of the copy stay
+    after it is deleted, as long as they are mapped.
+    """
+    if not Path(model_name_or_path).is_dir():
+        yield model_name_or_path
+        return
+    with tempfile.TemporaryDirectory(prefix="hf_rec-", ignore_cleanup_errors=True) as copy:
+        for file in files_of(Path(model_name_or_path)):
+            shutil.copy2(file, copy)
+        if folder_version(copy) != folder_version(model_name_or_path):
+            raise ValueError("its files are being replaced; try again")
+        yield copy
 
 
 @dataclass(frozen=True)
@@ -107,9 +132,9 @@ class ModelSource:
 
     def open(self) -> ServedModel:
         try:
-            version = folder_version(self.name)
-            served = ServedModel(open_recommender(self.name, self.threads), version)
-            served.warm_up(self.top_k)
+            with private_copy(self.name) as copy:
+                served = ServedModel(open_recommender(copy, self.threads), folder_version(copy))
+                served.warm_up(self.top_k)
         except Exception as error:  # a damaged file raises what its reader happens to raise
             raise ModelRefused(f"{self.name} cannot be served: {' '.join(str(error).split())}") from error
         return served

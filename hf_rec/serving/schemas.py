@@ -2,16 +2,9 @@
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ..model.pipeline_bert4rec import CANDIDATES, REQUEST
-
-
-def check_unicode(text: str) -> str:
-    """The text, if it can be stored: JSON can also have halves of characters."""
-    text.encode()
-    return text
-
 
 Whole = Annotated[int, Field(ge=-(2**62), le=2**62)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -19,7 +12,7 @@ Value = str | bool | Whole | Number | None
 Time = Annotated[float, Field(ge=-(2**53), le=2**53, allow_inf_nan=False)]
 SESSION_ID = r"^[A-Za-z0-9_.:@=~+-]{1,128}$"
 SessionId = Annotated[str, Field(pattern=SESSION_ID)]
-Stored = Annotated[str, Field(max_length=1000), AfterValidator(check_unicode)]
+Stored = Annotated[str, Field(max_length=1000)]  # whose characters are whole, which pydantic checks with a length
 Rules = list[dict[str, Any]]
 OPTIONS = (
     "exclude_seen",

@@ -192,8 +192,8 @@ def test_the_columns_of_events_and_requests_are_read_as_in_the_pipeline(serve, r
         ({"colour": "red"}, "the model does not read ['colour'] of an event; it reads ['country', 'price', 'rating']"),
         ({"price": "cheap"}, "feature 'price' reads numbers"),
         ({"price": "9" * 1001}, "at most 1000 characters"),
-        ({"price": "\ud800"}, "surrogates not allowed"),
-        ({"item_id": "\ud800"}, "surrogates not allowed"),
+        ({"price": "\ud800"}, "unicode string"),
+        ({"item_id": "\ud800"}, "unicode string"),
         ({"rating": 1.5}, "a category is a string, a whole number or a truth value, got 1.5"),
     ],
 )
@@ -213,7 +213,7 @@ def test_events_with_columns_that_cannot_be_read_are_refused_and_not_stored(serv
         ("{", 422, "JSON decode error"),
         ("[]", 422, "body: Input should be a valid dictionary"),
         ('"\\ud800"', 422, "body"),
-        ('{"history": ["item-1"], "\\ud800": 1}', 422, "body.\\ud800: Extra inputs are not permitted"),
+        ('{"history": ["item-1"], "\\ud800": 1}', 422, "unicode string"),
         ('{"history": ["item-1"], "request": {"time": NaN}}', 422, "body.request.time"),
         ('{"history": ["item-1"], "request": {"time": 1e999}}', 422, "body.request.time"),
         ('{"history": ["item-1"], "request": {"time": 1' + 400 * "0" + "}}", 422, "body.request.time"),
@@ -264,13 +264,11 @@ def test_limits_are_named(serve, plain):
             assert problem(client.post("/recommend", json=body)) == (400, said)
         assert problem(client.post("/sessions/a/events", json=events)) == (400, "events is at most 3, got 4")
         assert problem(client.post("/similar", json={"item_id": "item-1", "top_k": 6}))[0] == 400
-        assert problem(client.post("/recommend", json={"history": ["x" * 2000]})) == (
-            413,
-            "a body has at most 2,000 bytes",
-        )
+        too_long = (413, "a body has at most 2,000 bytes")
+        assert problem(client.post("/recommend", json={"history": ["x" * 2000]})) == too_long
         parts = (b'{"history": ["', *[b"x" * 100] * 30, b'"]}')
         chunked = client.post("/recommend", content=iter(parts), headers=JSON)
-        assert problem(chunked) == (413, "a body has at most 2,000 bytes")
+        assert problem(chunked) == too_long
         assert client.post("/recommend", json={"history": ITEMS[:3], "top_k": 5}).status_code == 200
 
 
