@@ -4,6 +4,7 @@ The bearer token that requests need, if there is one, is the environment variabl
 """
 
 import os
+import sys
 from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
@@ -30,7 +31,8 @@ class ServeArguments:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = HfArgumentParser((ServeArguments, ServiceSettings), prog="hf-rec serve", description=__doc__)
-    args, settings = parser.parse_args_into_dataclasses(name_model(arguments))
+    arguments = name_model(sys.argv[1:] if arguments is None else arguments)
+    args, settings = parser.parse_args_into_dataclasses(arguments)
     try:
         import uvicorn
 
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
 
 
-def name_model(arguments: list[str] | None) -> list[str]:
+def name_model(arguments: list[str]) -> list[str]:
     """`hf-rec serve MODEL` is short for `hf-rec serve --model_name_or_path MODEL`."""
     if arguments and not arguments[0].startswith("-"):
         return ["--model_name_or_path", *arguments]

@@ -31,7 +31,7 @@ from .schemas import (
     State,
     StoredEvents,
 )
-from .sessions import Event, SessionsUnavailable, open_sessions
+from .sessions import Event, SessionsUnavailable, check_place, open_sessions
 from .settings import ServiceSettings
 from .vectors import similar_items
 
@@ -159,7 +159,7 @@ class Service:
                 if seen == last and seen not in (tried, self.source.current.version):
                     tried = seen
                     await self.reload()
-            except (ModelRefused, OSError) as error:
+            except (ValueError, OSError) as error:
                 logger.error("the new model is refused", extra={"fields": {"detail": str(error)}})
 
     def check_lengths(self, body: RecommendRequest) -> None:
@@ -261,6 +261,9 @@ def create_app(source: ModelSource, settings: ServiceSettings | None = None, tok
         settings: As for `hf-rec serve`.
         token: The bearer token that requests need; None for none, and no reloads by request.
 
+    Raises:
+        ValueError: for sessions in a file that cannot be used, and for a Hub id that is to be watched.
+
     Example:
         >>> app = create_app(ModelSource("shop-recommender"))  # doctest: +SKIP
         >>> uvicorn.run(app)  # doctest: +SKIP
@@ -268,6 +271,7 @@ def create_app(source: ModelSource, settings: ServiceSettings | None = None, tok
     settings = settings or ServiceSettings()
     if settings.watch and not FilePath(source.name).is_dir():
         raise ValueError(f"watch needs a folder, got {source.name}")
+    check_place(settings.sessions)
     service = Service(source, settings)
     app = FastAPI(
         title="hf_rec",

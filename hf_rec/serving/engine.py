@@ -13,9 +13,7 @@ from ..model.rule_set import RuleSet
 from .models import ServedModel
 from .sessions import Event
 
-SIMILAR_LENGTHS = (
-    8  # histories that the model reads at once; the pipeline sorts them by length, so that little is padding
-)
+READ_AT_ONCE = 8  # histories; the pipeline sorts them by length, so that little of a batch is padding
 
 
 class BadRequest(Exception):
@@ -86,7 +84,7 @@ def answer_group(queries: Sequence[Query]) -> list[list[dict] | Exception]:
     served, options = queries[0].served, queries[0].options
     try:
         rules = served.rule_set(options.get("rules"), options.get("extra_rules", ()))
-        return served.recommend([query.row(rules) for query in queries], batch_size=SIMILAR_LENGTHS, **options)
+        return served.recommend([query.row(rules) for query in queries], batch_size=READ_AT_ONCE, **options)
     except Exception as error:
         if len(queries) > 1:
             return [answer for query in queries for answer in answer_group([query])]

@@ -67,9 +67,19 @@ def open_sessions(place: str, max_events: int, ttl: float) -> Sessions:
         max_events: Events that a session keeps, the latest ones.
         ttl: Seconds after its last event when a session ends.
     """
-    if place.startswith(("redis://", "rediss://", "unix://")):
+    if is_redis(place):
         return RedisSessions(place, max_events, ttl)
     return SqliteSessions(place, max_events, ttl)
+
+
+def check_place(place: str) -> None:
+    """Raise a `ValueError` if sessions cannot be kept in a file; Redis may be down for a while."""
+    if not is_redis(place):
+        connect(place).close()
+
+
+def is_redis(place: str) -> bool:
+    return place.startswith(("redis://", "rediss://", "unix://"))
 
 
 SCHEMA = """
@@ -98,6 +108,20 @@ DELETE FROM events WHERE session = ?1 AND (timestamp, arrival) IN (
 """
 
 
+def connect(file: str | Path) -> sqlite3.Connection:
+    """Open a file of sessions, or make it."""
+    try:
+        connection = sqlite3.connect(file, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(SCHEMA)
+    except sqlite3.Error as error:
+        raise ValueError(f"{file} cannot be used for sessions: {error}") from error
+    return connection
+
+
 class SqliteSessions:
     """[`Sessions`] in a file of SQLite, which several servers on one machine may share.
 
@@ -106,23 +130,11 @@ class SqliteSessions:
     """
 
     def __init__(self, file: str | Path, max_events: int = 500, ttl: float = 30 * 86_400):
-        self.file, self.max_events, self.ttl = Path(file), max_events, ttl
+        self.max_events, self.ttl = max_events, ttl
         self.purged = 0.0
-        try:
-            self.writer, self.reader = self.connect(), self.connect()
-        except sqlite3.Error as error:
-            raise ValueError(f"{file} cannot be used for sessions: {error}") from error
+        self.writer, self.reader = connect(file), connect(file)
         self.writes = Batcher(self.write, name="sessions-write")
         self.reads = Batcher(self.read_all, name="sessions-read")
-
-    def connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.file, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.executescript(SCHEMA)
-        return connection
 
     async def append(self, session_id: str, events: Sequence[Event]) -> None:
         await self.writes(lambda: self.insert(session_id, events))
@@ -265,4 +277,12 @@ class RedisSessions:
         await self.redis.aclose()
 
 
-__all__ = ["Event", "RedisSessions", "Sessions", "SessionsUnavailable", "SqliteSessions", "open_sessions"]
+__all__ = [
+    "Event",
+    "RedisSessions",
+    "Sessions",
+    "SessionsUnavailable",
+    "SqliteSessions",
+    "check_place",
+    "open_sessions",
+]

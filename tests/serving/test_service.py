@@ -422,3 +422,9 @@ def test_settings_that_make_no_sense_are_refused():
         ServiceSettings(max_batch=0)
     with pytest.raises(ValueError, match="timeout must be above 0, got nan"):
         ServiceSettings(timeout=float("nan"))
+
+
+def test_sessions_in_a_file_that_cannot_be_used_are_refused_before_the_start(plain, tmp_path):
+    (tmp_path / "notes.txt").write_text("no database, but longer than the header of one " * 9)
+    with pytest.raises(ValueError, match="notes.txt cannot be used for sessions"):
+        create_app(ModelSource(plain), ServiceSettings(sessions=str(tmp_path / "notes.txt")))

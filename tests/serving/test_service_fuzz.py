@@ -56,5 +56,5 @@ def test_no_generated_request_fails(service, path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", PATHS)
-def test_none_of_a_thousand_generated_requests_fails(service, path):
-    fuzz(service, path, 1000)
+def test_none_of_hundreds_of_generated_requests_fails(service, path):
+    fuzz(service, path, 300)
