@@ -163,7 +163,8 @@ def main() -> None:
     parser.add_argument("--soak", type=float, default=0.0, help="minutes at full load, with the memory used")
     parser.add_argument("--port", type=int, default=8765, help="of the servers")
     options = parser.parse_args()
-    histories = read_histories(options, ItemTokenizer.from_pretrained(options.model_name_or_path).item_ids)
+    items = ItemTokenizer.from_pretrained(options.model_name_or_path).item_ids.drop_null().to_pylist()
+    histories = read_histories(options, items)
     asked = [("/recommend", {"history": history, "top_k": options.top_k}) for history in histories]
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, "
