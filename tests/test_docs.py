@@ -25,13 +25,15 @@ from hf_rec.cli.export import ExportArguments
 from hf_rec.cli.main import COMMANDS
 from hf_rec.cli.map_items import MapArguments
 from hf_rec.cli.recommend import RecommendArguments
-from hf_rec.cli.space import SpaceArguments
+from hf_rec.cli.serve import ServeArguments, name_model
 from hf_rec.cli.similar import SimilarArguments
+from hf_rec.cli.space import SpaceArguments
 from hf_rec.cli.task import TaskArguments
 from hf_rec.cli.train import DataArguments, ModelArguments
 from hf_rec.data import build_sequences, leave_one_out
 from hf_rec.data.demo_log import shop_log
 from hf_rec.model.features import KINDS
+from hf_rec.serving.settings import ServiceSettings
 from hf_rec.training import RecommendationTrainingArguments, arguments, train_recommender
 from hf_rec.training.recipes import RECIPES, SHORT
 
@@ -53,6 +55,7 @@ OPTIONS = {
     "export": ExportArguments,
     "embed": EmbedArguments,
     "space": SpaceArguments,
+    "serve": (ServeArguments, ServiceSettings),
     "add-items": AddItemsArguments,
 }
 
@@ -135,6 +138,7 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
         assert command in COMMANDS
         if command in OPTIONS:
             monkeypatch.chdir(tmp_path)
+            arguments = name_model(arguments) if command == "serve" else arguments
             HfArgumentParser(OPTIONS[command]).parse_args_into_dataclasses(arguments)
         else:
             assert not arguments

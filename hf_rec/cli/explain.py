@@ -13,7 +13,8 @@ from ..explanation.pictures import attention_picture, flow_picture, plain
 from ..explanation.report import report, shown_events
 from ..hub.folder import write_json
 from ..model.pipeline_bert4rec import RecommendationPipeline
-from .recommend import open_recommender, read_titles, with_request
+from ..serving.models import open_recommender
+from .recommend import read_titles, with_request
 
 
 @dataclass

@@ -17,6 +17,7 @@ COMMANDS = {
     "embed": "add vectors of texts, images or sounds to a table of items",
     "export": "export a saved recommender to an ONNX graph",
     "space": "write a page that people can try, as a Hugging Face Space",
+    "serve": "serve a recommender over HTTP, with sessions",
     "demo": "train on a generated shop log, compare, save, load, recommend",
 }
 

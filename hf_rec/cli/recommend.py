@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser, pipeline
+from transformers import HfArgumentParser
 
 from ..data.columns import as_array, is_list
 from ..data.encode import histories_of, raw_values
@@ -16,6 +16,7 @@ from ..model.features import Feature
 from ..model.pipeline_bert4rec import RecommendationPipeline
 from ..model.rule_set import RuleSet
 from ..model.rules import rules_to_json
+from ..serving.models import open_recommender
 from ..training.checkpoints import fingerprint_data
 from .arguments import FLAG, LogArguments, RuleArguments, feature_columns
 from .parts import PartsFile, fingerprint, fingerprint_items, identify_model, list_schema
@@ -149,15 +150,6 @@ def with_titles(recommended: list[dict], titles: dict[str, str]) -> list[dict]:
     """The entries with their titles, those that are given in place of saved ones."""
     named = ({"title": titles[entry["item_id"]]} if entry["item_id"] in titles else {} for entry in recommended)
     return [entry | title for entry, title in zip(recommended, named, strict=True)]
-
-
-def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
-    """The pipeline of a saved recommender or of its export."""
-    if (Path(model_name_or_path) / "export.json").is_file():
-        from ..serving.onnx import OnnxRecommendationPipeline
-
-        return OnnxRecommendationPipeline.from_pretrained(model_name_or_path)
-    return pipeline("recommendation", model=model_name_or_path)
 
 
 class LogUsers:

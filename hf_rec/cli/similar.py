@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
+from ..serving.models import open_recommender
 from ..serving.vectors import SIMILARITIES, similar_items
-from .recommend import open_recommender, print_json
+from .recommend import print_json
 
 
 @dataclass

@@ -18,6 +18,7 @@ from ..model.ranking import top_items
 
 GRAPH = "model.onnx"
 TABLE, BIASES = "recommender.model.embeddings.items.id_embeddings.weight", "recommender.scores.bias"
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported; it would report to its makers
 
 
 class RankingGraph(Bert4RecPreTrainedModel):

@@ -36,6 +36,7 @@ OPTIONS = {
     "add-items": ["--model_name_or_path", "--items_file", "--output_dir", "--start", "--remove_items"],
     "embed": ["--items_file", "--text_columns", "--image_column", "--audio_column", "--output_file", "--batch_size"],
     "space": ["--model_name_or_path", "--output_dir", "--items_file", "--title_column", "--push", "--private"],
+    "serve": ["--model_name_or_path", "--port", "--sessions", "--watch", "--max_waiting", "--timeout", "HF_REC_TOKEN"],
     "demo": ["--output_dir", "--max_steps", "--seed"],
 }
 
@@ -143,6 +144,8 @@ def test_a_wrong_training_call_is_one_line_that_says_what_to_do(options, named, 
             ["no column ['name']", "'title'", "--title_column"],
         ),
         ("evaluate", ["--model_name_or_path", "x"], ["--train_file", "--dataset_name"]),
+        ("serve", ["nowhere"], ["nowhere cannot be served"]),
+        ("serve", ["x", "--max_batch", "0"], ["max_batch", "0"]),
         ("export", ["--model_name_or_path", "x", "--output_dir", "FULL"], ["FULL", "empty"]),
         ("export", ["--model_name_or_path", "x", "--output_dir", "out", "--top_k", "0"], ["top_k", "0"]),
     ],
