@@ -139,8 +139,8 @@ class ModelArguments:
     teacher: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Saved recommenders of the same log, from whose scores a smaller model learns, too; of several, the "
-            "scores are averaged."
+            "help": "Saved recommenders of the same log, from whose scores a smaller model learns, too; the scores of "
+            "several are averaged."
         },
     )
     teacher_weight: float = field(default=0.5, metadata={"help": "Share of the teachers in the loss, in [0, 1]."})

@@ -1,7 +1,7 @@
 """Structured pruning: fewer heads, feed-forward columns and layers, in smaller matrices.
 
-What is removed contributes least to the loss by a first-order estimate: the product of a unit's output and its gradient
-is how much the loss would change without it ([Michel et al., 2019](https://arxiv.org/abs/1905.10650);
+What is removed contributes least to the loss by a first-order estimate: the product of a unit's output and its
+gradient is how much the loss would change without it ([Michel et al., 2019](https://arxiv.org/abs/1905.10650);
 [Molchanov et al., 2019](https://arxiv.org/abs/1906.10771)).
 """
 
