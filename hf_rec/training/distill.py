@@ -98,6 +98,17 @@ class Distillation:
         )
 
 
+def make_distillation(
+    folders: Sequence[str], student: PreTrainedModel, tokenizer: ItemTokenizer, **options: float
+) -> Distillation | None:
+    """Teachers from folders, as [`load_teachers`] opens them; None without any.
+
+    Args:
+        options: Of [`Distillation`].
+    """
+    return Distillation(load_teachers(folders, student, tokenizer), **options) if folders else None
+
+
 def load_teachers(folders: Sequence[str], student: PreTrainedModel, tokenizer: ItemTokenizer) -> list[PreTrainedModel]:
     """Saved models as teachers of a student.
 
@@ -118,9 +129,9 @@ def load_teachers(folders: Sequence[str], student: PreTrainedModel, tokenizer: I
                 f"{config.is_decoder}; give both one --objective"
             )
         if teacher.config.features != config.features:
+            names = [[feature.name for feature in read.features] for read in (teacher.config, config)]
             raise ValueError(
-                f"the teacher {folder} reads the features {[feature.name for feature in teacher.config.features]}, the "
-                f"student {[feature.name for feature in config.features]}; they must be the same"
+                f"the teacher {folder} reads the features {names[0]}, the student {names[1]}; they must be the same"
             )
         if teacher.config.use_repeat_bias and config.loss_type != "softmax":
             raise ValueError(
@@ -233,4 +244,11 @@ def similarity_loss(states: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
     return (cosines[0] - cosines[1]).square().mean() * len(states) if len(states) else states.sum()
 
 
-__all__ = ["Distillation", "DistillationTrainer", "divergence", "load_teachers", "similarity_loss"]
+__all__ = [
+    "Distillation",
+    "DistillationTrainer",
+    "divergence",
+    "load_teachers",
+    "make_distillation",
+    "similarity_loss",
+]

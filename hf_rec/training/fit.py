@@ -86,10 +86,8 @@ def make_trainer(
     train = tokenized["train"]
     args = complete_arguments(args, model.config, train["length"][:], count_targets(model.config, train))
     metrics = ranking_metrics(train, model.config)
-    trainer = (
-        RecommendationTrainer if distillation is None else partial(DistillationTrainer, distillation=distillation)
-    )
-    return trainer(
+    kind = partial(DistillationTrainer, distillation=distillation) if distillation else RecommendationTrainer
+    return kind(
         model=model,
         args=args,
         train_dataset=train,

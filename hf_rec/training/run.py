@@ -28,7 +28,7 @@ from .arguments import RecommendationTrainingArguments, complete_arguments, coun
 from .categories import extend_event_categories
 from .checkpoints import RESULTS, RunFolder, check_processes, fingerprint_weights, identify_run
 from .create import all_items, create_model, load_model
-from .distill import Distillation, load_teachers
+from .distill import Distillation, make_distillation
 from .fine_tune import fine_tune
 from .fit import fit
 from .growth import add_items, remove_items, replace_items
@@ -130,10 +130,8 @@ def train_recommender(
         split=origin.split,
         new_items=new_items,
     )
-    options = {}
-    if teachers:
-        options["distillation"] = Distillation(load_teachers(teachers, model, tokenizer), **distillation or {})
-        identity |= identify_teachers(options["distillation"])
+    distilled = make_distillation(teachers, model, tokenizer, **distillation or {})
+    identity |= identify_teachers(distilled)
     main_process = args.process_index == 0
     with folder if main_process else nullcontext():
         with args.main_process_first(desc="opening the output folder"):
@@ -141,8 +139,8 @@ def train_recommender(
         if (stored := folder.finished()) is not None:
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
-        options |= {"collator": collator, "patience": patience, "checkpoint": checkpoint}
-        trainer = train(model, tokenizer, tokenized, completed, **options)
+        options = {"collator": collator, "patience": patience, "checkpoint": checkpoint}
+        trainer = train(model, tokenizer, tokenized, completed, **options, distillation=distilled)
         if model.config.item_features:
             model.config.new_item_offset = choose_new_item_offset(model, tokenized, new_item_loss)
         if new_items:
@@ -169,8 +167,10 @@ def train_recommender(
     return results
 
 
-def identify_teachers(distillation: Distillation) -> dict[str, Any]:
+def identify_teachers(distillation: Distillation | None) -> dict[str, Any]:
     """What distillation adds to the identity of a run."""
+    if distillation is None:
+        return {}
     weights = [fingerprint_weights(teacher) for teacher in distillation.teachers]
     return {"distillation": distillation.options | {"teachers": weights}}
 
