@@ -471,9 +471,10 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
 
     @torch.no_grad()
     def fold_items(self):
-        """A copy of the model that gives the same scores from a plain table of items, for serving."""
+        """A copy of the model that gives the same scores without the content of items, for serving. Without content a
+        table of codes stays one."""
         folded = copy.deepcopy(self).eval()
-        if self.config.item_features or self.config.item_codes:
+        if self.config.item_features:
             for table in folded.tables:
                 table.make_plain()
             folded.config.item_features, folded.config.item_codes = [], None
