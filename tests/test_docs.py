@@ -18,6 +18,7 @@ from transformers import HfArgumentParser
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.add_items import AddItemsArguments
 from hf_rec.cli.arguments import RuleArguments
+from hf_rec.cli.compress import CompressArguments, CompressDataArguments
 from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.explain import ExplainArguments, TitleArguments
@@ -39,7 +40,7 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glo
 NOTEBOOK = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
 PACKAGES = [
     "hf_rec",
-    *(f"hf_rec.{room}" for room in ("data", "evaluation", "explanation", "hub", "serving", "training")),
+    *(f"hf_rec.{room}" for room in ("compression", "data", "evaluation", "explanation", "hub", "serving", "training")),
 ]
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
@@ -48,6 +49,7 @@ OPTIONS = {
     "explain": (ExplainArguments, TitleArguments),
     "map-items": (MapArguments, TitleArguments),
     "export": ExportArguments,
+    "compress": (CompressArguments, CompressDataArguments, RecommendationTrainingArguments),
     "embed": EmbedArguments,
     "add-items": AddItemsArguments,
 }

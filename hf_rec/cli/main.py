@@ -13,6 +13,7 @@ COMMANDS = {
     "explain": "explain why an item is recommended, in words and pictures",
     "map-items": "draw a map of the items of a recommender",
     "add-items": "add new items to a saved recommender",
+    "compress": "make a saved recommender smaller",
     "embed": "add vectors of texts, images or sounds to a table of items",
     "export": "export a saved recommender to an ONNX graph",
     "demo": "train on a generated shop log, compare, save, load, recommend",

@@ -26,8 +26,8 @@ def compress(
     tokenized: DatasetDict | None = None,
     args: RecommendationTrainingArguments | None = None,
     *,
-    layers: int | None = None,
-    heads: int | None = None,
+    num_hidden_layers: int | None = None,
+    num_attention_heads: int | None = None,
     intermediate_size: int | None = None,
     item_codes: int | None = None,
     item_code_bits: int = 8,
@@ -35,7 +35,7 @@ def compress(
     teacher_weight: float = 0.5,
     collator: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
-    """A smaller copy of a recommender: pruned, with codes in place of item vectors, trained further, with 8-bit layers.
+    """A smaller copy of a recommender: pruned, with codes for vectors of items, trained further, with 8-bit layers.
 
     Each step is taken where it is asked for; training where there are `args`. It changes what is left of the encoder,
     and the codebooks but not the codes, and learns from the given model beside the data.
@@ -43,18 +43,18 @@ def compress(
     Args:
         tokenized: As [`tokenize_splits`] returns it; needed to prune and to train.
         args: Of the training; what they leave open is chosen as in [`fine_tuning_arguments`].
-        layers, heads, intermediate_size: What stays of the encoder, as for [`prune`].
+        num_hidden_layers, num_attention_heads, intermediate_size: What stays of the encoder, as for [`prune`].
         item_codes, item_code_bits: As for [`quantize_items`]; a plain table if None.
         int8_layers: Whether to [`quantize_layers`].
         teacher_weight: Share of the given model in the loss of the training; see [`Distillation`].
         collator: Options of the [`RecommendationCollator`].
     """
     small = model
-    if layers or heads or intermediate_size:
+    if num_hidden_layers or num_attention_heads or intermediate_size:
         if tokenized is None:
             raise ValueError("pruning measures what heads, columns and layers contribute to the loss; give a log")
         importance = importance_on(model, tokenized["train"], collator)
-        small = prune(small, importance, heads, intermediate_size, layers)
+        small = prune(small, importance, num_attention_heads, intermediate_size, num_hidden_layers)
     if item_codes:
         small = quantize_items(small, item_codes, item_code_bits)
     if args is not None:
