@@ -153,10 +153,11 @@ class CodedEmbedding(nn.Module):
 
     def places(self, packed: torch.Tensor) -> torch.Tensor:
         """(..., codes) rows of the stacked codebooks that (..., bytes) packed codes name."""
+        codes = packed.int()
         if self.bits == 4:
-            packed = torch.stack([packed & 15, packed >> 4], dim=-1).flatten(-2)
+            codes = torch.stack([codes % 16, codes // 16], dim=-1).flatten(-2)
         count, size, _ = self.codebooks.shape
-        return packed[..., :count].int() + size * torch.arange(count, dtype=torch.int32, device=packed.device)
+        return codes[..., :count] + size * torch.arange(count, dtype=torch.int32, device=codes.device)
 
     def score(self, states: torch.Tensor) -> torch.Tensor:
         """(..., vocab_size) products of (..., hidden_size) states with all vectors, which are never put together.
