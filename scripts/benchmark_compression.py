@@ -98,12 +98,12 @@ def forms(config: Bert4RecConfig) -> list[Form]:
         Form("ONNX", "quantised", "export"),
         Form("ONNX, 8-bit", "quantised", "export", ["--quantize"]),
         Form("bfloat16", "quantised", "compress", ["--dtype", "bfloat16"]),
-        Form("8-bit", "quantised", "compress", ["--item_codes", width, *short, "--fine_tune", "false"]),
+        Form("8-bit", "quantised", "compress", ["--item_codes", width, *short]),
     ]
     for bits, codes in ((4, width), (8, width // 2), (8, width // 4), (8, width // 8)):
         arguments = ["--item_codes", codes, "--item_code_bits", bits, *short]
         name = f"{codes} codes of {bits} bits"
-        found.append(Form(name, "codes", "compress", [*arguments, "--fine_tune", "false"]))
+        found.append(Form(name, "codes", "compress", [*arguments]))
         found.append(Form(f"{name}, trained", "codes", "compress", arguments, trained=True))
     for name, arguments in {
         "half of the columns": ["--intermediate_size", columns // 2],
@@ -141,7 +141,7 @@ def make(form: Form, folder: Path, given: Path, log: Sequence[str], seed: int) -
     if form.command == "train":
         return train_once(folder, *log, *arguments, "--seed", seed, "--disable_tqdm", "true")
     if not (folder / "config.json").exists():
-        if form.command == "compress":
+        if form.trained:
             arguments += [*log, "--seed", str(seed), "--disable_tqdm", "true"]
         whole = ["--model_name_or_path", str(given), "--output_dir", str(folder), *arguments]
         subprocess.run([sys.executable, "-m", "hf_rec.cli.main", form.command, *whole], check=True)

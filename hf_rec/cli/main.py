@@ -15,7 +15,7 @@ COMMANDS = {
     "add-items": "add new items to a saved recommender",
     "compress": "make a saved recommender smaller",
     "embed": "add vectors of texts, images or sounds to a table of items",
-    "export": "export a saved recommender to an ONNX graph",
+    "export": "export a saved recommender to a graph of ONNX or OpenVINO",
     "demo": "train on a generated shop log, compare, save, load, recommend",
 }
 

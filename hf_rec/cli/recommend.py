@@ -94,9 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
 def open_recommender(model_name_or_path: str) -> RecommendationPipeline:
     """The pipeline of a saved recommender or of its export."""
     if (Path(model_name_or_path) / "export.json").is_file():
-        from ..serving.onnx import OnnxRecommendationPipeline
+        from ..serving.onnx import open_export
 
-        return OnnxRecommendationPipeline.from_pretrained(model_name_or_path)
+        return open_export(model_name_or_path)
     return pipeline("recommendation", model=model_name_or_path)
 
 
