@@ -46,7 +46,8 @@ from hf_rec.cli.recommend import open_recommender
 
 def opened():
     recommend = open_recommender({folder!r})
-    recommend([]), recommend([[], []])
+    recommend([[]])
+    recommend([[], []])
     return recommend
 
 
@@ -65,8 +66,8 @@ STYLES = {
     "quantised": ("#0072B2", "o"),
     "codes": ("#D55E00", "s"),
     "pruned": ("#009E73", "^"),
+    "student": ("#CC79A7", "D"),
 }
-STYLES |= {"student": ("#CC79A7", "D")}
 
 
 class Form(NamedTuple):
@@ -103,7 +104,7 @@ def forms(config: Bert4RecConfig) -> list[Form]:
     for bits, codes in ((4, width), (8, width // 2), (8, width // 4), (8, width // 8)):
         arguments = ["--item_codes", codes, "--item_code_bits", bits, *short]
         name = f"{codes} codes of {bits} bits"
-        found.append(Form(name, "codes", "compress", [*arguments]))
+        found.append(Form(name, "codes", "compress", arguments))
         found.append(Form(f"{name}, trained", "codes", "compress", arguments, trained=True))
     for name, arguments in {
         "half of the columns": ["--intermediate_size", columns // 2],
@@ -167,9 +168,8 @@ def accuracy(recommend, histories: Sequence, targets: Sequence[str]) -> dict[str
     return {"ndcg": metrics.ndcg(np.array(ranks), K), "hr": metrics.hit_rate(np.array(ranks), K)}
 
 
-def kept_accuracy(folder: Path, splits) -> dict[str, float]:
-    """The accuracy of a folder in validation and test, measured once."""
-    file = folder / "accuracy.json"
+def kept_accuracy(folder: Path, splits, file: Path) -> dict[str, float]:
+    """The accuracy of a folder in validation and test, measured once and kept in a file."""
     if not file.exists():
         recommend, found = open_form(folder), {}
         for split in ("validation", "test"):
@@ -210,14 +210,16 @@ def rows(given: Path, splits, log: Sequence[str], options: argparse.Namespace) -
     made = {}
     for form in tqdm([None, *chosen], desc=given.name):
         name, kind = ("given, float32", "given") if form is None else (form.name, form.kind)
-        folders = [given]
-        if form is not None:
-            folders = []
-            for seed in options.seeds if form.trained else options.seeds[:1]:
-                folder = options.output_dir / f"seed-{seed}" / name.replace(", ", "_").replace(" ", "-")
-                folders.append(make(form, folder, made.get((form.of, seed), given), log, seed))
-                made[name, seed] = folder
-        found = [kept_accuracy(folder, splits) for folder in folders]
+        seeds = options.seeds if form and form.trained else options.seeds[:1]
+        folders = [options.output_dir / f"seed-{seed}" / name.replace(", ", "_").replace(" ", "-") for seed in seeds]
+        files = [folder.with_name(f"{folder.name}.json") for folder in folders]
+        if form is None:
+            files[0].parent.mkdir(parents=True, exist_ok=True)
+            folders = [given]
+        else:
+            for folder, seed in zip(folders, seeds, strict=True):
+                made[name, seed] = make(form, folder, made.get((form.of, seed), given), log, seed)
+        found = [kept_accuracy(folder, splits, file) for folder, file in zip(folders, files, strict=True)]
         yield {
             "name": name,
             "kind": kind,
