@@ -151,7 +151,7 @@ def make(form: Form, folder: Path, given: Path, log: Sequence[str], seed: int) -
 
 def weights_of(folder: Path) -> int:
     """Bytes of the weights of a model, or of the graph and the weights of an export."""
-    return sum(file.stat().st_size for file in folder.iterdir() if file.name.startswith("model"))
+    return sum(file.stat().st_size for file in folder.glob("model.*"))
 
 
 def open_form(folder: Path):

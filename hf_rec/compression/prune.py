@@ -123,7 +123,7 @@ def prune(
         weights,
         num_hidden_layers=len(kept_layers),
         num_attention_heads=len(kept_heads),
-        head_dim=config.head_size,
+        head_dim=layer.attention.head_dim,
         intermediate_size=len(columns),
     )
 

@@ -167,11 +167,6 @@ class Bert4RecConfig(PreTrainedConfig):
         return *self.special_token_ids, *(self.removed_ids or ())
 
     @property
-    def head_size(self) -> int:
-        """Width of an attention head."""
-        return self.head_dim or self.hidden_size // self.num_attention_heads
-
-    @property
     def num_items(self) -> int:
         """Items of the catalogue."""
         return self.vocab_size - len(self.special_token_ids)
@@ -227,10 +222,10 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
             )
-        if self.head_size % 2:
+        if self.hidden_size // self.num_attention_heads % 2:
             raise ValueError(
-                f"a head of {self.head_size} cannot be rotated in pairs: hidden_size ({self.hidden_size}) / "
-                f"num_attention_heads ({self.num_attention_heads}) must be even"
+                f"a head of {self.hidden_size // self.num_attention_heads} cannot be rotated in pairs: hidden_size "
+                f"({self.hidden_size}) / num_attention_heads ({self.num_attention_heads}) must be even"
             )
 
     def validate_codes(self):

@@ -133,7 +133,7 @@ class Bert4RecAttention(nn.Module):
         self.config = config
         self.layer_index = layer_index
         self.is_causal = config.is_decoder
-        self.head_dim = config.head_size
+        self.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
         width = config.num_attention_heads * self.head_dim
         self.query = linear(config, config.hidden_size, width)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ..compat import exporters
+from ..compat import exporters, openvino_exporters
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
@@ -157,7 +157,7 @@ def export_recommender(
     graph = RankingGraph(model.fold_items(), min(top_k, model.config.vocab_size)).eval()
     inputs = example_inputs(config)
     axes = dynamic_axes(config, inputs)
-    kinds = exporters()
+    kinds = openvino_exporters() if runtime == "openvino" else exporters()
     if runtime == "openvino":
         exported = kinds.OpenVINOExporter().export(graph, inputs, config=kinds.OpenVINOConfig(dynamic_shapes=axes))
     else:
