@@ -5,7 +5,7 @@ Runs `hf-rec compress`, `hf-rec train` and `hf-rec export` for each form that is
 is trained. Every form then recommends to all users through the interface of the pipeline; the lists give NDCG@10 and
 HR@10. Accuracy is measured once and kept, speed and memory in every run of this script. Writes a table to
 `results/compression-DATASET.md` and a plot beside it, in `--cards_dir`, and the results page again. Unknown arguments
-describe the log, as for `hf-rec train`.
+describe the log and the training, as for `hf-rec train`.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def make(form: Form, folder: Path, given: Path, log: Sequence[str], seed: int) -
 
     Args:
         given: The model that it is made from.
-        log: Arguments that describe the log.
+        log: Arguments that describe the log and the training.
     """
     arguments = [str(given) if argument == "GIVEN" else str(argument) for argument in form.arguments]
     if form.command == "train":
@@ -294,7 +294,7 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=500, help="calls with one history")
     parser.add_argument("--runs", type=int, default=3, help="runs over all users; the median counts")
     options, log = parser.parse_known_args()
-    (data,) = HfArgumentParser(DataArguments).parse_args_into_dataclasses(log)
+    data, _ = HfArgumentParser(DataArguments).parse_args_into_dataclasses(log, return_remaining_strings=True)
     config = Bert4RecConfig.from_pretrained(options.model_name_or_path)
     splits = data.load_splits(feature_columns(config.features))
     measured = list(rows(options.model_name_or_path, splits, log, options))
