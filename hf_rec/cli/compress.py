@@ -97,7 +97,7 @@ def main(arguments: list[str] | None = None) -> None:
         small = compress(model, tokenizer, tokenized, training, **given.options)
     save_recommender(folder, small, tokenizer, dtype=getattr(torch, given.dtype))
     weights = folder / "model.safetensors"
-    print(f"{4 * model.num_parameters():,} bytes of float32 weights -> {weights.stat().st_size:,} bytes: {weights}")
+    print(f"{4 * model.num_parameters():,} bytes as float32 -> {weights.stat().st_size:,} bytes: {weights}")
     if data.given:
         stored, _ = load_model(str(folder))
         for name, evaluated in (("given", model), ("small", stored)):

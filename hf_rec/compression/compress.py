@@ -50,12 +50,12 @@ def compress(
         collator: Options of the [`RecommendationCollator`].
     """
     small = model
-    if num_hidden_layers or num_attention_heads or intermediate_size:
+    if any(kept is not None for kept in (num_hidden_layers, num_attention_heads, intermediate_size)):
         if tokenized is None:
             raise ValueError("pruning measures what heads, columns and layers contribute to the loss; give a log")
         importance = importance_on(model, tokenized["train"], collator)
         small = prune(small, importance, num_attention_heads, intermediate_size, num_hidden_layers)
-    if item_codes:
+    if item_codes is not None:
         small = quantize_items(small, item_codes, item_code_bits)
     if args is not None:
         small = copy.deepcopy(small) if small is model else small

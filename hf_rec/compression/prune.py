@@ -32,15 +32,16 @@ class Importance(NamedTuple):
 
 
 class Contributions:
-    """Sums up what the inputs of linear layers contribute to a loss, while it is computed and differentiated."""
+    """What the inputs of linear layers contribute to a loss, found while it is computed and differentiated.
+
+    Attributes:
+        groups: For each layer, into how many equal groups the numbers of its input are gathered.
+        found: For each layer, the (histories, groups) contributions of the last batch.
+    """
 
     def __init__(self, groups: Mapping[nn.Module, int]):
-        """
-        Args:
-            groups: Linear layers, and into how many equal groups the numbers of their inputs are gathered.
-        """
         self.groups = groups
-        self.found = {}  # the contributions of the last batch: (histories, groups)
+        self.found = {}
 
     def watch(self, module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
         """A hook before the call of one of the layers."""

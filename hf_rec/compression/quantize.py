@@ -30,7 +30,7 @@ def quantize_items(model: PreTrainedModel, codes: int, bits: int = 8) -> PreTrai
         raise ValueError(
             f"a codebook of {bits} bits has {2**bits} rows, but there are only {config.vocab_size} tokens"
         )
-    if config.hidden_size % codes:
+    if codes < 1 or config.hidden_size % codes:
         raise ValueError(f"the codes of an item must divide hidden_size ({config.hidden_size}), got {codes}")
     weights = model.state_dict()
     exact = None if config.is_decoder else config.mask_token_id

@@ -148,7 +148,12 @@ def test_training_changes_the_codebooks_and_not_the_codes():
 
 @pytest.mark.parametrize(
     ("fields", "codes", "bits", "named"),
-    [({}, 5, 4, "16.*5"), ({}, 4, 8, "256 rows.*23"), ({"item_codes": 4, "item_code_bits": 4}, 4, 4, "item_codes=4")],
+    [
+        ({}, 5, 4, "16.*5"),
+        ({}, 0, 4, "16.*0"),
+        ({}, 4, 8, "256 rows.*23"),
+        ({"item_codes": 4, "item_code_bits": 4}, 4, 4, "item_codes=4"),
+    ],
 )
 def test_tables_that_cannot_be_coded_are_named(fields, codes, bits, named):
     with pytest.raises(ValueError, match=named):
