@@ -113,6 +113,8 @@ def forms(config: Bert4RecConfig) -> list[Form]:
         "one layer": ["--num_hidden_layers", 1],
     }.items():
         found.append(Form(name, "pruned", "compress", arguments, trained=True))
+    small = ["--intermediate_size", columns // 4, "--item_codes", width, *short]
+    found.append(Form("a quarter of the columns, 8-bit", "pruned", "compress", small, trained=True))
     small = ["--intermediate_size", columns // 8, "--item_codes", width, "--item_code_bits", 4, *short]
     found.append(Form(f"an eighth of the columns, {width} codes of 4 bits", "pruned", "compress", small, trained=True))
     codes = ["--item_codes", width // 2, "--item_code_bits", 4, *short]
@@ -124,7 +126,7 @@ def forms(config: Bert4RecConfig) -> list[Form]:
             f"half of the width, distilled, {width // 2} codes of 4 bits",
             "student",
             "compress",
-            [*codes, "--teacher_weight", 0],
+            codes,
             trained=True,
             of="half of the width, distilled",
         ),

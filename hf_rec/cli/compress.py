@@ -46,7 +46,8 @@ class CompressArguments:
         metadata={"choices": list(DTYPES), "help": "Type of the other weights on disk; the model opens in float32."},
     )
     teacher_weight: float = field(
-        default=0.5, metadata={"help": "Share of the given model in the loss of the training, in [0, 1]."}
+        default=1.0,
+        metadata={"help": "Share of the given model in the loss of the training, in [0, 1]; the rest is the data's."},
     )
     fine_tune: bool = field(
         default=True, metadata={"help": "Train further on the log; false prunes and quantises alone."}

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset, DatasetDict
+from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
@@ -18,6 +19,7 @@ from .quantize import quantize_items, quantize_layers
 
 IMPORTANCE_HISTORIES = 2_048  # on which the importance of heads, columns and layers is measured
 IMPORTANCE_BATCH = 16
+RATE = 0.2  # of the peak learning rate of fine-tuning
 
 
 def compress(
@@ -32,13 +34,14 @@ def compress(
     item_codes: int | None = None,
     item_code_bits: int = 8,
     int8_layers: bool = False,
-    teacher_weight: float = 0.5,
+    teacher_weight: float = 1.0,
     collator: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """A smaller copy of a recommender: pruned, with codes for vectors of items, trained further, with 8-bit layers.
 
     Each step is taken where it is asked for; training where there are `args`. It changes what is left of the encoder,
-    and the codebooks but not the codes, and learns from the given model beside the data.
+    and the codebooks but not the codes, and makes the scores those of the given model again. It is without dropout,
+    whose noise is larger than what quantisation changes, and slow, as little has to be learned.
 
     Args:
         tokenized: As [`tokenize_splits`] returns it; needed to prune and to train.
@@ -46,7 +49,8 @@ def compress(
         num_hidden_layers, num_attention_heads, intermediate_size: What stays of the encoder, as for [`prune`].
         item_codes, item_code_bits: As for [`quantize_items`]; a plain table if None.
         int8_layers: Whether to [`quantize_layers`].
-        teacher_weight: Share of the given model in the loss of the training; see [`Distillation`].
+        teacher_weight: Share of the given model in the loss of the training, the rest being that of the data; see
+            [`Distillation`].
         collator: Options of the [`RecommendationCollator`].
     """
     small = model
@@ -58,13 +62,32 @@ def compress(
     if item_codes is not None:
         small = quantize_items(small, item_codes, item_code_bits)
     if args is not None:
-        small = copy.deepcopy(small) if small is model else small
-        train = tokenized["train"]
-        completed = fine_tuning_arguments(args, small.config, train["length"][:], count_targets(small.config, train))
-        teacher = Distillation([copy.deepcopy(model)], teacher_weight) if teacher_weight else None
-        fine_tune(small, tokenizer, tokenized, completed, collator=collator, distillation=teacher)
-        small.to(model.device).eval()
+        small = train_further(small, model, tokenizer, tokenized, args, teacher_weight, collator)
     return quantize_layers(small) if int8_layers else small
+
+
+def train_further(
+    small: PreTrainedModel,
+    model: PreTrainedModel,
+    tokenizer: ItemTokenizer,
+    tokenized: DatasetDict,
+    args: RecommendationTrainingArguments,
+    teacher_weight: float,
+    collator: dict[str, Any] | None,
+) -> PreTrainedModel:
+    """A copy of a small model that was trained with the model that it was made from as its teacher."""
+    small, train = copy.deepcopy(small), tokenized["train"]
+    dropouts = {module: module.p for module in small.modules() if isinstance(module, nn.Dropout)}
+    for module in dropouts:
+        module.p = 0.0
+    completed = fine_tuning_arguments(args, small.config, train["length"][:], count_targets(small.config, train))
+    if args.learning_rate is None:
+        completed.learning_rate *= RATE
+    teacher = Distillation([copy.deepcopy(model)], teacher_weight) if teacher_weight else None
+    fine_tune(small, tokenizer, tokenized, completed, collator=collator, distillation=teacher)
+    for module, probability in dropouts.items():
+        module.p = probability
+    return small.to(model.device).eval()
 
 
 def importance_on(model: PreTrainedModel, train: Dataset, collator: dict[str, Any] | None = None) -> Importance:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..model.layers import Bert4RecLayer
+from ..model.layers import Bert4RecLayer, head_width
 from .rebuild import rebuild
 
 
@@ -124,7 +124,7 @@ def prune(
         weights,
         num_hidden_layers=len(kept_layers),
         num_attention_heads=len(kept_heads),
-        head_dim=layer.attention.head_dim,
+        head_dim=head_width(config),
         intermediate_size=len(columns),
     )
 

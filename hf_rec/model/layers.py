@@ -27,6 +27,11 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def head_width(config: Bert4RecConfig) -> int:
+    """Width of an attention head."""
+    return config.head_dim or config.hidden_size // config.num_attention_heads
+
+
 def take_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """(batch, length, size) states at (batch, n) positions: (batch, n, size)."""
     return states.gather(1, positions.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
@@ -133,7 +138,7 @@ class Bert4RecAttention(nn.Module):
         self.config = config
         self.layer_index = layer_index
         self.is_causal = config.is_decoder
-        self.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
+        self.head_dim = head_width(config)
         self.scaling = self.head_dim**-0.5
         width = config.num_attention_heads * self.head_dim
         self.query = linear(config, config.hidden_size, width)

@@ -41,6 +41,7 @@ from .layers import (
     Bert4RecLayer,
     Bert4RecRepeatBias,
     Int8Linear,
+    head_width,
     rotary_embeddings,
     take_positions,
 )
@@ -346,7 +347,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             position_ids = past + torch.arange(length, device=inputs.device).unsqueeze(0)  # the same in all rows
         hidden_states = self.embeddings(input_ids, inputs_embeds, event_features)
 
-        rotary = rotary_embeddings(position_ids, self.layers[0].attention.head_dim, self.config.rope_theta)
+        rotary = rotary_embeddings(position_ids, head_width(self.config), self.config.rope_theta)
         # Other attention implementations assume that queries and keys share one padding mask.
         some = None if self.config._attn_implementation not in ("eager", "sdpa") else positions_to_keep
         mask, last_mask = self.attention_masks(hidden_states, attention_mask, cache, some)
