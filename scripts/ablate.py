@@ -222,7 +222,7 @@ PARTS = {
     "embeddings of positions": {(MODEL, "Bert4RecEmbeddings"): PositionedEmbeddings},
     "no norm of the embeddings": {(MODEL, "Bert4RecEmbeddings"): PlainEmbeddings},
     "no dropout of the embeddings": {(MODEL, "Bert4RecEmbeddings"): UndroppedEmbeddings},
-    "cosine scores": {(MODEL, "softmax_loss"): cosine_softmax_loss, (MODEL, "score_items"): cosine_scores},
+    "cosine scores": {(MODEL, "softmax_loss"): cosine_softmax_loss, (item_table, "score_items"): cosine_scores},
     "no output bias": {(MODEL, "softmax_loss"): unbiased_softmax_loss},
     "a linear layer before the scores": {(MODEL, "Bert4RecModel"): ProjectedModel},
     "no items of the history in the softmax": {(MODEL.Bert4RecRecommender, "score_states"): score_unseen},

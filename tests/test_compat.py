@@ -1,5 +1,8 @@
 """The unstable parts of other libraries that the package leans on."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -29,7 +32,7 @@ def trainer(tmp_path) -> Trainer:
 
 
 def test_everything_in_the_module_has_a_test():
-    assert sorted(compat.__all__) == ["arrow_column", "exporters", "last_log", "length_grouping"]
+    assert sorted(compat.__all__) == ["arrow_column", "exporters", "last_log", "length_grouping", "openvino_exporters"]
 
 
 @pytest.mark.parametrize(
@@ -94,3 +97,10 @@ def test_the_exporters_have_what_the_export_needs():
         dynamic_shapes={"input_ids": {0: torch.export.Dim("batch")}},
         quantizer=exporters.OnnxRuntimeQuantizer(exporters.OnnxRuntimeDynamicConfig()),
     )
+
+
+def test_the_converter_of_openvino_does_without_its_reports():
+    code = "from hf_rec.compat import openvino_exporters; openvino_exporters()\n"
+    code += "from openvino.tools.ovc import utils; print(utils.tm.__name__)"
+    printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert printed.strip() == "openvino.tools.ovc.telemetry_stub"

@@ -18,6 +18,7 @@ from transformers import HfArgumentParser
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.add_items import AddItemsArguments
 from hf_rec.cli.arguments import RuleArguments
+from hf_rec.cli.compress import CompressArguments, CompressDataArguments
 from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.explain import ExplainArguments, TitleArguments
@@ -43,7 +44,10 @@ PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted(DOCS.glo
 NOTEBOOK = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
 PACKAGES = [
     "hf_rec",
-    *(f"hf_rec.{room}" for room in ("data", "evaluation", "explanation", "hub", "serving", "space", "training")),
+    *(
+        f"hf_rec.{room}"
+        for room in ("compression", "data", "evaluation", "explanation", "hub", "serving", "space", "training")
+    ),
 ]
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
@@ -53,6 +57,7 @@ OPTIONS = {
     "explain": (ExplainArguments, TitleArguments),
     "map-items": (MapArguments, TitleArguments),
     "export": ExportArguments,
+    "compress": (CompressArguments, CompressDataArguments, RecommendationTrainingArguments),
     "embed": EmbedArguments,
     "space": SpaceArguments,
     "serve": (ServeArguments, ServiceSettings),

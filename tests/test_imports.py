@@ -19,7 +19,8 @@ ALLOWED = {room: set(ROOMS[: number + 1]) for number, room in enumerate(ROOMS)} 
     "serving": {"compat", "model", "data", "serving"},
     "explanation": {"compat", "model", "data", "explanation"},
     "space": {"compat", "model", "data", "hub", "space"},
-    "cli": {*ROOMS, "explanation", "serving", "space"},
+    "compression": {*ROOMS[:-1], "compression"},
+    "cli": {*ROOMS, "compression", "explanation", "serving", "space"},
 }
 MOVED = "arguments|baselines|collator|columns|export|loss_bert4rec|metrics|optimization|sampler|shop"
 MOVED += "|configuration_bert4rec|modeling_bert4rec|pipeline_bert4rec|ranking_bert4rec|tokenization_items"

@@ -136,6 +136,20 @@ class ModelArguments:
             "--include_seen, except with sampled negatives.",
         },
     )
+    teacher: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Saved recommenders of the same log, from whose scores a smaller model learns, too; the scores of "
+            "several are averaged."
+        },
+    )
+    teacher_weight: float = field(default=0.5, metadata={"help": "Share of the teachers in the loss, in [0, 1]."})
+    temperature: float = field(
+        default=1.0, metadata={"help": "What scores are divided by before teachers and student are compared."}
+    )
+    states_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the similarities of the teachers' states, which the student copies."}
+    )
     mask_probability: float = field(default=0.4, metadata={"help": "cloze: probability of an item to be masked."})
     last_item_probability: float = field(
         default=0.1, metadata={"help": "cloze: share of the histories in which only the last item is masked."}
@@ -187,6 +201,15 @@ class ModelArguments:
         return [split_name(column)[0] for column in [*(self.event_columns or []), *self.known_before]]
 
     @property
+    def distillation(self) -> dict[str, float]:
+        """What is learned from teachers."""
+        return {
+            "weight": self.teacher_weight,
+            "temperature": self.temperature,
+            "states_weight": self.states_weight,
+        }
+
+    @property
     def known_before(self) -> list[str]:
         """Columns of a new model that are known before an item."""
         return [*(self.request_columns or []), *(self.user_columns or [])]
@@ -216,7 +239,7 @@ def main(arguments: list[str] | None = None) -> None:
         "origin": Origin(data.title, task.split_name(data), command, model.license, data.hub_dataset),
     }
     if task.task == "classification":
-        task.refuse(data, remove_items=model.remove_items, replace_items=model.replace_items)
+        task.refuse(data, remove_items=model.remove_items, replace_items=model.replace_items, teacher=model.teacher)
         title, tables = "Test metrics", label_tables
         results = train_classifier(
             task.load_splits(data, model.columns(), args.seed),
@@ -237,6 +260,8 @@ def main(arguments: list[str] | None = None) -> None:
             new_item_loss=model.new_item_loss,
             kept_columns=model.kept_columns or (),
             collator=model.collator,
+            teachers=model.teacher or (),
+            distillation=model.distillation,
             **shared,
         )
     if results:

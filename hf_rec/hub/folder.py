@@ -3,8 +3,10 @@
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from huggingface_hub import ModelCard
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,12 +19,17 @@ def save_recommender(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     card: ModelCard | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Save weights, configuration, code, vocabulary, item columns, rules and card to one folder, or leave it as it
     was.
 
     Everything is written to a hidden folder first and moved in last, the weights at the very end: a folder that was
     interrupted on the way has none and does not load. A card that is replaced is kept as `README.md.bak`.
+
+    Args:
+        dtype: Of the stored weights, such as `torch.float16` for half of the bytes; the folder opens in the type of
+            the model, unless `from_pretrained` is given another one.
 
     Raises:
         ValueError: for a folder that holds another kind of model, or a tokenizer of another vocabulary.
@@ -34,7 +41,7 @@ def save_recommender(
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = folder if folder.exists() else folder.parent  # on the file system of the folder, which may be a mount
     with tempfile.TemporaryDirectory(dir=beside, prefix=f".{folder.name}-") as staging:
-        model.save_pretrained(staging)
+        model.save_pretrained(staging, state_dict=None if dtype is None else cast(model.state_dict(), dtype))
         tokenizer.save_pretrained(staging)
         if card is not None:
             card.save(Path(staging) / "README.md")
@@ -45,6 +52,11 @@ def save_recommender(
             (folder / name).unlink(missing_ok=True)
         for file in sorted(Path(staging).iterdir(), key=lambda file: file.name.startswith("model.safetensors")):
             os.replace(file, folder / file.name)
+
+
+def cast(weights: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights with floating-point numbers of another type."""
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
 
 
 def write_json(path: Path, content) -> None:

@@ -26,7 +26,8 @@ class Bert4RecConfig(PreTrainedConfig):
         vocab_size: Items of the catalogue plus the special tokens.
         hidden_size: Width of the item embeddings and of the encoder.
         num_hidden_layers: Encoder layers.
-        num_attention_heads: Attention heads; must divide `hidden_size`.
+        num_attention_heads: Attention heads; must divide `hidden_size` unless `head_dim` is given.
+        head_dim: Width of a head; `hidden_size / num_attention_heads` if None.
         intermediate_size: Width of the feed-forward layers; four times `hidden_size` if None.
         hidden_act: Activation of the feed-forward layers.
         hidden_dropout_prob: Dropout of the embeddings and of the residual branches.
@@ -52,6 +53,10 @@ class Bert4RecConfig(PreTrainedConfig):
         mask_token_id: Token at the place of an item to predict; never recommended.
         is_decoder: Whether a position reads only itself and earlier ones: the causal model, [`Bert4RecForCausalLM`].
         tie_word_embeddings: Whether one item table reads histories and scores items.
+        item_codes: Codes of an item in a table by product quantisation, see [`CodedEmbedding`]; a plain table if None.
+        item_code_bits: Bits of such a code, 4 or 8.
+        int8_layers: Whether the linear layers of the encoder keep 8-bit weights, see [`Int8Linear`]; they are not
+            trained any more.
         loss_type: What training minimises: "softmax", the cross entropy over the whole catalogue; "sampled_softmax",
             over sampled negatives, for large catalogues; or "gbce", the generalised binary cross entropy
             ([Petrov and Macdonald, 2023](https://arxiv.org/abs/2308.07192)). See `losses.py`.
@@ -73,6 +78,7 @@ class Bert4RecConfig(PreTrainedConfig):
     hidden_size: int = 64
     num_hidden_layers: int = 2
     num_attention_heads: int = 2
+    head_dim: int | None = None
     intermediate_size: int | None = None
     hidden_act: str = "gelu"
     hidden_dropout_prob: float | int = 0.2
@@ -93,6 +99,9 @@ class Bert4RecConfig(PreTrainedConfig):
     mask_token_id: int = 2
     is_decoder: bool = False
     tie_word_embeddings: bool = True
+    item_codes: int | None = None
+    item_code_bits: int = 8
+    int8_layers: bool = False
     loss_type: str = "softmax"
     num_negatives: int = 1024
     gbce_calibration: float | int = 0.75
@@ -205,6 +214,10 @@ class Bert4RecConfig(PreTrainedConfig):
     def validate_heads(self):
         if self.num_attention_heads < 1:
             return  # reported by validate_sizes
+        if self.head_dim is not None:
+            if self.head_dim < 2 or self.head_dim % 2:
+                raise ValueError(f"head_dim must be even, to be rotated in pairs, and at least 2, got {self.head_dim}")
+            return
         if self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"num_attention_heads ({self.num_attention_heads}) must divide hidden_size ({self.hidden_size})"
@@ -214,6 +227,12 @@ class Bert4RecConfig(PreTrainedConfig):
                 f"a head of {self.hidden_size // self.num_attention_heads} cannot be rotated in pairs: hidden_size "
                 f"({self.hidden_size}) / num_attention_heads ({self.num_attention_heads}) must be even"
             )
+
+    def validate_codes(self):
+        if self.item_code_bits not in (4, 8):
+            raise ValueError(f"item_code_bits must be 4 or 8, got {self.item_code_bits}")
+        if self.item_codes is not None and (self.item_codes < 1 or self.hidden_size % self.item_codes):
+            raise ValueError(f"item_codes ({self.item_codes}) must divide hidden_size ({self.hidden_size})")
 
     def validate_probabilities(self):
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "id_dropout_prob", "gbce_calibration"):

@@ -6,8 +6,11 @@ import torch
 from torch import nn
 
 from .configuration_bert4rec import Bert4RecConfig
-from .cpu import sum_rows, users_of_codes
+from .cpu import score_items, sum_rows, users_of_codes
 from .features import encode
+
+FEW_ROWS = 8  # `embedding_bag` is slow for narrower sums
+WIDE = 4  # numbers of a sub-vector from which on scores are computed from the codes
 
 
 class ItemTable(nn.Module):
@@ -18,15 +21,20 @@ class ItemTable(nn.Module):
     read items and another one to score them.
 
     Attributes:
-        id_embeddings: The learned vectors of the ids.
+        id_embeddings: The learned vectors of the ids: an embedding, or a [`CodedEmbedding`].
         content: The [`ItemContent`], or None.
     """
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
-        self.id_embeddings = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        self.id_embeddings = (
+            CodedEmbedding(config)
+            if config.item_codes
+            else nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)
+        )
         self.content = ItemContent(config) if config.item_features else None
         self.id_dropout_prob = config.id_dropout_prob
+        self.padding_idx = config.pad_token_id
         self.folded = (None, None)
 
     @property
@@ -37,6 +45,11 @@ class ItemTable(nn.Module):
     @sparse_gradients.setter
     def sparse_gradients(self, sparse: bool) -> None:
         self.id_embeddings.sparse = sparse
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether the vectors of the ids are put together from codes."""
+        return isinstance(self.id_embeddings, CodedEmbedding)
 
     @property
     def is_frozen(self) -> bool:
@@ -53,12 +66,16 @@ class ItemTable(nn.Module):
 
     def all_items(self) -> torch.Tensor:
         """(vocab_size, hidden_size) vectors of all token ids."""
-        weight = self.id_embeddings.weight
-        if self.content is None:
-            return weight
-        if self.is_frozen:
+        if self.is_frozen and (self.content is not None or self.is_coded):
             return self.fold()
-        return self.add_content(weight, self.content(), self.content.known)
+        weight = self.id_embeddings.weight
+        return weight if self.content is None else self.add_content(weight, self.content(), self.content.known)
+
+    def score(self, states: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        """(..., vocab_size) scores of (..., hidden_size) states: the products with the vectors, plus the bias."""
+        if self.is_frozen and self.is_coded and self.content is None and self.id_embeddings.scores_by_codes:
+            return self.id_embeddings.score(states) + bias
+        return score_items(states, self.all_items(), bias)
 
     def add_content(self, vectors: torch.Tensor, content: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
         """The sum of the vectors of ids and of their content; in training without those of some ids whose content is
@@ -75,17 +92,84 @@ class ItemTable(nn.Module):
     def fold(self) -> torch.Tensor:
         """[`all_items`] for evaluation, computed once for the present weights."""
         if torch.compiler.is_compiling():
-            return self.id_embeddings.weight + self.content()
+            return self.whole()
         tensors = [*self.parameters(), *self.buffers()]
         state = [(tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors]
         if self.folded[0] != state:
-            self.folded = state, self.id_embeddings.weight + self.content()
+            self.folded = state, self.whole()
         return self.folded[1]
 
-    def drop_content(self) -> None:
-        """Make the vectors of the ids those of the whole items."""
-        self.id_embeddings.weight.data = self.fold()
+    def whole(self) -> torch.Tensor:
+        """The sum of the vectors of all ids and of their content."""
+        weight = self.id_embeddings.weight
+        return weight if self.content is None else weight + self.content()
+
+    def make_plain(self) -> None:
+        """Make one embedding of the codes and the content."""
+        whole = self.whole().detach()
+        self.id_embeddings = nn.Embedding.from_pretrained(whole, freeze=False, padding_idx=self.padding_idx)
         self.content = None
+
+
+class CodedEmbedding(nn.Module):
+    """A table by product quantisation: the vector of a token is put together from sub-vectors that tokens share.
+
+    A token has a code for each codebook; its vector is the concatenation of the rows that the codes name
+    ([Jégou et al., 2011](https://doi.org/10.1109/TPAMI.2010.57); RecJPQ,
+    [Petrov and Macdonald, 2024](https://arxiv.org/abs/2312.06165)). Training changes the codebooks, not the codes.
+
+    Attributes:
+        codebooks: (codes, 2**bits, hidden_size / codes).
+        packed: (vocab_size, bytes) codes, as faiss packs them: those of 4 bits two in a byte, the first in its lower
+            half.
+    """
+
+    sparse = False
+
+    def __init__(self, config: Bert4RecConfig):
+        super().__init__()
+        count, self.bits = config.item_codes, config.item_code_bits
+        self.codebooks = nn.Parameter(torch.empty(count, 2**self.bits, config.hidden_size // count))
+        width = -(-count * self.bits // 8)
+        self.register_buffer("packed", torch.zeros(config.vocab_size, width, dtype=torch.uint8))
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """(vocab_size, hidden_size) vectors of all tokens."""
+        return self.vectors_of(self.packed)
+
+    @property
+    def scores_by_codes(self) -> bool:
+        """Whether scores are computed faster from the codes than from the vectors."""
+        return self.codebooks.shape[2] >= WIDE and not torch.compiler.is_compiling()
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """(..., hidden_size) vectors of (...) token ids."""
+        return self.vectors_of(self.packed[ids])
+
+    def vectors_of(self, packed: torch.Tensor) -> torch.Tensor:
+        """(..., hidden_size) vectors of (..., bytes) packed codes."""
+        return nn.functional.embedding(self.places(packed), self.codebooks.flatten(0, 1)).flatten(-2)
+
+    def places(self, packed: torch.Tensor) -> torch.Tensor:
+        """(..., codes) rows of the stacked codebooks that (..., bytes) packed codes name."""
+        codes = packed.int()
+        if self.bits == 4:
+            codes = torch.stack([codes % 16, codes // 16], dim=-1).flatten(-2)
+        count, size, _ = self.codebooks.shape
+        return codes[..., :count] + size * torch.arange(count, dtype=torch.int32, device=codes.device)
+
+    def score(self, states: torch.Tensor) -> torch.Tensor:
+        """(..., vocab_size) products of (..., hidden_size) states with all vectors, which are never put together.
+
+        Each sub-vector is multiplied once, and a token has the sum of what its codes name (PQTopK,
+        [Petrov et al., 2024](https://arxiv.org/abs/2408.09992)).
+        """
+        parts = states.reshape(-1, *self.codebooks.shape[::2])  # (rows, codes, numbers of a sub-vector)
+        parts = nn.functional.pad(parts, (0, 0, 0, 0, 0, max(FEW_ROWS - len(parts), 0))).to(self.codebooks.dtype)
+        products = torch.einsum("rcn,cen->cer", parts, self.codebooks).flatten(0, 1).contiguous()
+        scores = nn.functional.embedding_bag(self.places(self.packed), products, mode="sum")  # (vocab_size, rows)
+        return scores.t()[: states.shape[:-1].numel()].reshape(*states.shape[:-1], -1)
 
 
 class ItemContent(nn.Module):
@@ -216,4 +300,4 @@ class Whitening(nn.Module):
         return (vectors.to(self.mean.dtype) - self.mean) @ self.matrix
 
 
-__all__ = ["ItemContent", "ItemTable", "Whitening"]
+__all__ = ["CodedEmbedding", "ItemContent", "ItemTable", "Whitening"]

@@ -29,6 +29,11 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
     return (weights @ value).transpose(1, 2).contiguous(), weights
 
 
+def head_width(config: Bert4RecConfig) -> int:
+    """Width of an attention head."""
+    return config.head_dim or config.hidden_size // config.num_attention_heads
+
+
 def take_positions(states: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """(batch, length, size) states at (batch, n) positions: (batch, n, size)."""
     return states.gather(1, positions.unsqueeze(-1).expand(-1, -1, states.shape[-1]))
@@ -126,17 +131,48 @@ class Bert4RecRepeatBias(nn.Module):
         return nn.functional.embedding(positions, table) if learned else table
 
 
+class Int8Linear(nn.Module):
+    """A linear layer with 8-bit weights, each output with a scale of its own.
+
+    Attributes:
+        weight: (out_features, in_features) integers from -127 to 127.
+        scale: (out_features,) what an integer is multiplied by.
+    """
+
+    def __init__(self, in_features: int, out_features: int):
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.register_buffer("weight", torch.zeros(out_features, in_features, dtype=torch.int8))
+        self.scale = nn.Parameter(torch.ones(out_features))
+        self.bias = nn.Parameter(torch.zeros(out_features))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(inputs, self.weight.to(inputs.dtype)) * self.scale + self.bias
+
+
+def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `weight` and the `scale` of an [`Int8Linear`]: the largest number of each row becomes 127 or -127."""
+    scale = weight.abs().amax(1).clamp(min=torch.finfo(weight.dtype).tiny) / 127
+    return (weight / scale.unsqueeze(1)).round().to(torch.int8), scale
+
+
+def linear(config: Bert4RecConfig, in_features: int, out_features: int) -> nn.Module:
+    """A linear layer of the encoder."""
+    return (Int8Linear if config.int8_layers else nn.Linear)(in_features, out_features)
+
+
 class Bert4RecAttention(nn.Module):
     def __init__(self, config: Bert4RecConfig, layer_index: int):
         super().__init__()
         self.config = config
         self.layer_index = layer_index
         self.is_causal = config.is_decoder
-        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.head_dim = head_width(config)
         self.scaling = self.head_dim**-0.5
-        self.query = nn.Linear(config.hidden_size, config.hidden_size)
-        self.key_value = nn.Linear(config.hidden_size, 2 * config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.hidden_size)
+        width = config.num_attention_heads * self.head_dim
+        self.query = linear(config, config.hidden_size, width)
+        self.key_value = linear(config, config.hidden_size, 2 * width)
+        self.output = linear(config, width, config.hidden_size)
 
     def forward(
         self,
@@ -175,9 +211,9 @@ class Bert4RecAttention(nn.Module):
 class Bert4RecMLP(nn.Module):
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.up = linear(config, config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.hidden_act]
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.down = linear(config, config.intermediate_size, config.hidden_size)
 
     def forward(self, hidden_states):
         return self.down(self.activation(self.up(hidden_states)))
@@ -206,4 +242,11 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
 
-__all__ = ["Bert4RecAttention", "Bert4RecEmbeddings", "Bert4RecLayer", "Bert4RecRepeatBias"]
+__all__ = [
+    "Bert4RecAttention",
+    "Bert4RecEmbeddings",
+    "Bert4RecLayer",
+    "Bert4RecRepeatBias",
+    "Int8Linear",
+    "quantize_rows",
+]

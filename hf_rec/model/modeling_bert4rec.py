@@ -32,15 +32,15 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_bert4rec import Bert4RecConfig
-from .cpu import score_items
 from .item_columns import FILE as ITEM_COLUMNS
 from .item_columns import ItemColumns
-from .item_table import ItemContent, ItemTable, Whitening
+from .item_table import CodedEmbedding, ItemContent, ItemTable, Whitening
 from .layers import (
     Bert4RecAttention,
     Bert4RecEmbeddings,
     Bert4RecLayer,
     Bert4RecRepeatBias,
+    Int8Linear,
     consecutive_rotary,
     rotary_embeddings,
     take_positions,
@@ -187,6 +187,13 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
             init.constant_(module.bias, initial_bias(self.config))
         elif isinstance(module, Bert4RecRepeatBias):
             init.zeros_(module.bias)
+        elif isinstance(module, CodedEmbedding):
+            init.normal_(module.codebooks, std=self.config.initializer_range)
+            init.copy_(module.packed, torch.randint_like(module.packed, 256))
+        elif isinstance(module, Int8Linear):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+            init.ones_(module.scale)
         elif isinstance(module, Whitening):
             init.zeros_(module.mean)
             init.zeros_(module.matrix)
@@ -228,7 +235,16 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def resize_token_embeddings(self, *args, **kwargs):
-        """As Transformers does it; nothing is known yet of the content of a new item."""
+        """As Transformers does it; nothing is known yet of the content of a new item.
+
+        Raises:
+            ValueError: for a table of codes.
+        """
+        if self.config.item_codes and (args or kwargs):
+            raise ValueError(
+                "a table of codes (item_codes) takes no new items; add them to the model that was compressed, and "
+                "compress it again"
+            )
         embeddings = super().resize_token_embeddings(*args, **kwargs)
         for table in self.tables:
             if table.content is not None:
@@ -392,7 +408,7 @@ class Bert4RecScores(nn.Module):
 
     def forward(self, states: torch.Tensor, items: ItemTable, repeats: tuple = ()) -> torch.Tensor:
         """(..., vocab_size) scores of (..., hidden_size) states."""
-        scores = score_items(states, items.all_items(), self.bias)
+        scores = items.score(states, self.bias)
         if repeats:
             ids, biases = repeats
             scores = scores.scatter_add(-1, ids, biases.to(scores.dtype))
@@ -474,12 +490,13 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
 
     @torch.no_grad()
     def fold_items(self):
-        """A copy of the model that gives the same scores from a plain table of items, for serving."""
+        """A copy of the model that gives the same scores without the content of items, for serving. Without content a
+        table of codes stays one."""
         folded = copy.deepcopy(self).eval()
         if self.config.item_features:
             for table in folded.tables:
-                table.drop_content()
-            folded.config.item_features = []
+                table.make_plain()
+            folded.config.item_features, folded.config.item_codes = [], None
         return folded
 
     def score_states(self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch):

@@ -19,6 +19,7 @@ from ..model.features import TIMES, Feature, encode
 from ..model.pipeline_bert4rec import RecommendationPipeline
 from ..model.rule_set import RuleSet
 from ..model.rules import rules_to_json
+from .onnx import open_export
 
 
 class ModelRefused(ValueError):
@@ -30,13 +31,10 @@ def open_recommender(model_name_or_path: str | Path, threads: int | None = None)
 
     Args:
         model_name_or_path: Folder or Hub id of the recommender, or folder of its export.
-        threads: Of the model; those of PyTorch or ONNX Runtime if None.
+        threads: Of the model; as many as its runtime takes by default if None.
     """
     if (Path(model_name_or_path) / "export.json").is_file():
-        from .onnx import OnnxRecommendationPipeline
-
-        options = {} if threads is None else {"intra_op_num_threads": threads}
-        return OnnxRecommendationPipeline.from_pretrained(model_name_or_path, **options)
+        return open_export(model_name_or_path, threads)
     if threads is not None:
         torch.set_num_threads(threads)
     return pipeline("recommendation", model=str(model_name_or_path))

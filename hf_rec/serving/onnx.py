@@ -1,12 +1,14 @@
-"""A recommender as one ONNX graph, ranking included, which ONNX Runtime runs behind the interface of the pipeline."""
+"""A recommender as one graph, ranking included, which ONNX Runtime or OpenVINO runs behind the interface of the
+pipeline."""
 
+import json
 import os
 import tempfile
 from pathlib import Path
 
 import torch
 
-from ..compat import exporters
+from ..compat import exporters, openvino_exporters
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
@@ -16,6 +18,7 @@ from ..model.modeling_bert4rec import Bert4RecPreTrainedModel, recommender_class
 from ..model.pipeline_bert4rec import RecommendationPipeline, next_scores
 from ..model.ranking import top_items
 
+RUNTIMES = ("onnx", "openvino")
 GRAPH = "model.onnx"
 TABLE, BIASES = "recommender.model.embeddings.items.id_embeddings.weight", "recommender.scores.bias"
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when onnxruntime is imported; it would report to its makers
@@ -60,19 +63,26 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
             folder: Where [`export_recommender`] wrote.
             session_options: Attributes of `onnxruntime.SessionOptions`, such as `intra_op_num_threads`.
         """
-        import onnxruntime
-
         folder = str(Path(folder).resolve())
-        options = onnxruntime.SessionOptions()
-        for name, value in session_options.items():
-            setattr(options, name, value)
-        model = exporters().ExportedModel.from_pretrained(folder, session_options=options)
+        model = cls.open_graph(folder, session_options)
         columns = Path(folder) / ITEM_COLUMNS
         model.item_columns = ItemColumns.load(columns) if columns.is_file() else None
         model.rules = saved_rules(folder)
         opened = cls(model=model, tokenizer=ItemTokenizer.from_pretrained(folder), device=model.device)
         opened.source = folder, session_options
         return opened
+
+    THREADS = "intra_op_num_threads"
+
+    @staticmethod
+    def open_graph(folder: str, session_options: dict):
+        """The exported graph, ready to run."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        for name, value in session_options.items():
+            setattr(options, name, value)
+        return exporters().ExportedModel.from_pretrained(folder, session_options=options)
 
     def __repr__(self):
         return f"{type(self).__name__}.from_pretrained({self.source[0]!r})"
@@ -102,8 +112,13 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         """
         import onnx
 
-        config = self.model.config
-        weights = {tensor.name: tensor for tensor in onnx.load(Path(self.source[0]) / GRAPH).graph.initializer}
+        config, graph = self.model.config, Path(self.source[0]) / GRAPH
+        if config.item_codes or not graph.is_file():
+            raise ValueError(
+                f"the export {self.source[0]} has no table of items: it is not of ONNX, or has codes in place of vectors; "
+                "give the saved recommender"
+            )
+        weights = {tensor.name: tensor for tensor in onnx.load(graph).graph.initializer}
         if config.tie_word_embeddings:
             return read_weights(weights, TABLE), read_weights(weights, BIASES)
         turned = [config.hidden_size, config.vocab_size]  # a table for scores alone is stored as it is multiplied
@@ -123,17 +138,45 @@ def read_weights(weights: dict, name: str) -> torch.Tensor:
     return (codes.float() - zero.float()) * scale
 
 
+class OpenVinoRecommendationPipeline(OnnxRecommendationPipeline):
+    """[`OnnxRecommendationPipeline`] on an export with `runtime="openvino"`. The options of `from_pretrained` are
+    properties of OpenVINO, such as `INFERENCE_NUM_THREADS`; it computes in float32 unless they say otherwise."""
+
+    THREADS = "INFERENCE_NUM_THREADS"
+
+    @staticmethod
+    def open_graph(folder: str, session_options: dict):
+        model = exporters().ExportedModel.from_pretrained(folder)
+        return model.to("cpu", config={"INFERENCE_PRECISION_HINT": "f32"} | session_options)
+
+
+def open_export(folder: str | Path, threads: int | None = None) -> OnnxRecommendationPipeline:
+    """The pipeline of an exported recommender, whatever it was exported for.
+
+    Args:
+        threads: Of the runtime; as many as it takes by default if None.
+    """
+    exported = json.loads((Path(folder) / "export.json").read_text(encoding="utf-8"))
+    is_openvino = exported["export_format"] == "openvino"
+    kind = OpenVinoRecommendationPipeline if is_openvino else OnnxRecommendationPipeline
+    return kind.from_pretrained(folder, **({} if threads is None else {kind.THREADS: threads}))
+
+
 def reopen(kind: type, folder: str, session_options: dict) -> OnnxRecommendationPipeline:
     """Open an export again, in the process that unpickles it."""
     return kind.from_pretrained(folder, **session_options)
 
 
 def export_recommender(
-    model_name_or_path: str | Path, output_dir: str | Path, top_k: int = 100, quantize: bool = False
+    model_name_or_path: str | Path,
+    output_dir: str | Path,
+    top_k: int = 100,
+    quantize: bool = False,
+    runtime: str = "onnx",
 ) -> None:
-    """Write a saved recommender as an ONNX graph, with its vocabulary, configuration, item columns and rules.
+    """Write a saved recommender as a graph, with its vocabulary, configuration, item columns and rules.
 
-    Needs `pip install 'hf_rec[onnx]'`.
+    Needs `pip install 'hf_rec[onnx]'`, or `'hf_rec[openvino]'`.
 
     Args:
         model_name_or_path: Folder or Hub id of the recommender.
@@ -141,25 +184,30 @@ def export_recommender(
         top_k: Length of the lists that the graph ranks; cut to the size of the catalogue.
         quantize: Whether weights, the item table among them, become 8-bit integers, in about a quarter of the memory.
             It changes the lists a little: measure what it costs.
+        runtime: What the graph is for: "onnx", for ONNX Runtime, or "openvino".
 
     Raises:
-        ValueError: for an `output_dir` that holds something, or a `top_k` below 1.
+        ValueError: for an `output_dir` that holds something, a `top_k` below 1, and 8-bit weights for OpenVINO.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} exists and is no empty folder; give another")
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
+    if runtime not in RUNTIMES or (quantize and runtime != "onnx"):
+        raise ValueError(f"runtime must be one of {RUNTIMES}, and 'onnx' to quantize, got {runtime!r}")
     config = Bert4RecConfig.from_pretrained(model_name_or_path)
     model = recommender_class(config).from_pretrained(model_name_or_path, dtype=torch.float32)
     graph = RankingGraph(model.fold_items(), min(top_k, model.config.vocab_size)).eval()
     inputs = example_inputs(config)
     axes = dynamic_axes(config, inputs)
-    onnx = exporters()
-    quantizer = onnx.OnnxRuntimeQuantizer(onnx.OnnxRuntimeDynamicConfig()) if quantize else None
-    exported = onnx.OnnxExporter().export(
-        graph, inputs, config=onnx.OnnxConfig(dynamic_shapes=axes, quantizer=quantizer)
-    )
+    kinds = openvino_exporters() if runtime == "openvino" else exporters()
+    if runtime == "openvino":
+        exported = kinds.OpenVINOExporter().export(graph, inputs, config=kinds.OpenVINOConfig(dynamic_shapes=axes))
+    else:
+        quantizer = kinds.OnnxRuntimeQuantizer(kinds.OnnxRuntimeDynamicConfig()) if quantize else None
+        onnx_config = kinds.OnnxConfig(dynamic_shapes=axes, quantizer=quantizer)
+        exported = kinds.OnnxExporter().export(graph, inputs, config=onnx_config)
     output_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".export-") as staging:
         exported.save_pretrained(staging)
@@ -184,4 +232,4 @@ def dynamic_axes(config: Bert4RecConfig, inputs: dict[str, torch.Tensor]) -> dic
     return {name: {0: batch} | ({1: axis} if (axis := second.get(name, length)) else {}) for name in inputs}
 
 
-__all__ = ["OnnxRecommendationPipeline", "export_recommender"]
+__all__ = ["OnnxRecommendationPipeline", "OpenVinoRecommendationPipeline", "export_recommender", "open_export"]

@@ -3,6 +3,7 @@
 from .arguments import RecommendationTrainingArguments
 from .classify import evaluate_classifier, fit_classifier, train_classifier
 from .create import create_model, load_model
+from .distill import Distillation
 from .fine_tune import fine_tune
 from .fit import fit, make_trainer
 from .growth import add_items, remove_items, replace_items
@@ -11,6 +12,7 @@ from .run import evaluate_recommender, train_recommender
 from .trainer import RecommendationTrainer
 
 __all__ = [
+    "Distillation",
     "RecommendationTrainer",
     "RecommendationTrainingArguments",
     "add_items",

@@ -10,6 +10,7 @@ from transformers.utils import logging
 
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import evaluate
+from .distill import Distillation
 from .fit import fit
 
 logger = logging.get_logger(__name__)
@@ -24,11 +25,12 @@ def fine_tune(
     collator: Mapping[str, Any] | None = None,
     patience: int | None = 10,
     checkpoint: str | None = None,
+    distillation: Distillation | None = None,
 ) -> Trainer:
     """As [`fit`]; if no validation of the training is better than that of the given weights, these are restored, with
     a warning. Without `args.load_best_model_at_end` the last weights stay, as in [`fit`].
     """
-    options = {"collator": collator, "patience": patience, "checkpoint": checkpoint}
+    options = {"collator": collator, "patience": patience, "checkpoint": checkpoint, "distillation": distillation}
     if not args.load_best_model_at_end:
         return fit(model, tokenizer, tokenized, args, **options)
     metric = args.metric_for_best_model.removeprefix("eval_")

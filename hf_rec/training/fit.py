@@ -1,6 +1,7 @@
 """Training a model on tokenized splits."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from datasets import DatasetDict
@@ -10,6 +11,7 @@ from ..data.collator import RecommendationCollator
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import ranking_metrics
 from .arguments import complete_arguments, count_targets
+from .distill import Distillation, DistillationTrainer
 from .trainer import RecommendationTrainer, Stopwatch, sparse_optimizer, updates_rows
 
 
@@ -22,6 +24,7 @@ def fit(
     collator: Mapping[str, Any] | None = None,
     patience: int | None = 10,
     checkpoint: str | None = None,
+    distillation: Distillation | None = None,
 ) -> Trainer:
     """Train `model` on the training split, validate it on the validation split, and keep its best weights.
 
@@ -31,6 +34,7 @@ def fit(
         collator: Options of the [`RecommendationCollator`].
         patience: Validations without a better metric after which training stops; None to train to the end.
         checkpoint: Folder of a checkpoint to resume from.
+        distillation: Teachers that the model learns from beside the data.
 
     Returns:
         The Trainer, with the trained model and the log.
@@ -38,7 +42,9 @@ def fit(
     Raises:
         ValueError: for arguments that replace the loss of the model, and for weights that are not finite at the end.
     """
-    trainer = make_trainer(model, tokenizer, tokenized, args, collator=collator, patience=patience)
+    trainer = make_trainer(
+        model, tokenizer, tokenized, args, collator=collator, patience=patience, distillation=distillation
+    )
     try:
         for table in model.tables:
             table.sparse_gradients = updates_rows(model.config, trainer.args)
@@ -74,12 +80,14 @@ def make_trainer(
     *,
     collator: Mapping[str, Any] | None = None,
     patience: int | None = None,
+    distillation: Distillation | None = None,
 ) -> Trainer:
     """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
     train = tokenized["train"]
     args = complete_arguments(args, model.config, train["length"][:], count_targets(model.config, train))
     metrics = ranking_metrics(train, model.config)
-    return RecommendationTrainer(
+    kind = partial(DistillationTrainer, distillation=distillation) if distillation else RecommendationTrainer
+    return kind(
         model=model,
         args=args,
         train_dataset=train,

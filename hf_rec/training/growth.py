@@ -76,8 +76,8 @@ def add_items(
     added = torch.arange(old, old + len(new))
     if columns:
         content = item_values(config.item_features, align_items(items, pa.array(new), columns, item_column))
+    model.resize_token_embeddings(old + len(new), mean_resizing=False)
     tokenizer.add_tokens(new)
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     if columns:
         extend_item_categories(model, content)
         model.store_items(added, content)

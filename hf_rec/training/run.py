@@ -1,6 +1,6 @@
 """A whole training run: model, fit, evaluation beside baselines, saved folder, card and push."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from ..model.rule_set import RuleSet
 from ..model.rules import Variety
 from .arguments import RecommendationTrainingArguments, complete_arguments, count_targets, fine_tuning_arguments
 from .categories import extend_event_categories
-from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
+from .checkpoints import RESULTS, RunFolder, check_processes, fingerprint_weights, identify_run
 from .create import all_items, create_model, load_model
+from .distill import Distillation, make_distillation
 from .fine_tune import fine_tune
 from .fit import fit
 from .growth import add_items, remove_items, replace_items
@@ -54,6 +55,8 @@ def train_recommender(
     collator: Mapping[str, Any] | None = None,
     max_length: int | None = None,
     patience: int | None = 10,
+    teachers: Sequence[str] = (),
+    distillation: Mapping[str, float] | None = None,
     origin: Origin | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train on `splits`, evaluate on the test split beside two baselines, and save everything to `args.output_dir`.
@@ -82,6 +85,8 @@ def train_recommender(
         collator: Options of the [`RecommendationCollator`] for training.
         max_length: Positions of a new model's input; chosen by the lengths of the histories if None.
         patience: Validations without a better metric after which training stops.
+        teachers: Folders or Hub ids of models trained on the same log, from whose scores the model learns, too.
+        distillation: Options of [`Distillation`].
         origin: Names for the model card.
 
     Returns:
@@ -125,6 +130,8 @@ def train_recommender(
         split=origin.split,
         new_items=new_items,
     )
+    distilled = make_distillation(teachers, model, tokenizer, **distillation or {})
+    identity |= identify_teachers(distilled)
     main_process = args.process_index == 0
     with folder if main_process else nullcontext():
         with args.main_process_first(desc="opening the output folder"):
@@ -132,9 +139,8 @@ def train_recommender(
         if (stored := folder.finished()) is not None:
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
-        trainer = train(
-            model, tokenizer, tokenized, completed, collator=collator, patience=patience, checkpoint=checkpoint
-        )
+        options = {"collator": collator, "patience": patience, "checkpoint": checkpoint}
+        trainer = train(model, tokenizer, tokenized, completed, **options, distillation=distilled)
         if model.config.item_features:
             model.config.new_item_offset = choose_new_item_offset(model, tokenized, new_item_loss)
         if new_items:
@@ -159,6 +165,14 @@ def train_recommender(
     if args.push_to_hub:
         push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
     return results
+
+
+def identify_teachers(distillation: Distillation | None) -> dict[str, Any]:
+    """What distillation adds to the identity of a run."""
+    if distillation is None:
+        return {}
+    weights = [fingerprint_weights(teacher) for teacher in distillation.teachers]
+    return {"distillation": distillation.options | {"teachers": weights}}
 
 
 def meet_log(

@@ -136,7 +136,7 @@ class Stopwatch(TrainerCallback):
 
 def updates_rows(config: Bert4RecConfig, args: TrainingArguments) -> bool:
     """Whether a training step updates only the rows of the item table that it uses."""
-    large = config.loss_type != "softmax" and config.vocab_size >= LARGE_CATALOGUE
+    large = config.loss_type != "softmax" and config.vocab_size >= LARGE_CATALOGUE and not config.item_codes
     return large and args.world_size == 1 and not args.fp16
 
 
