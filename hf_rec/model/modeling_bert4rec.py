@@ -42,6 +42,7 @@ from .layers import (
     Bert4RecRepeatBias,
     Int8Linear,
     consecutive_rotary,
+    head_width,
     rotary_embeddings,
     take_positions,
 )
@@ -357,7 +358,7 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
 
     def rotary(self, states, position_ids, cache):
         """Rotary embeddings of (batch, length) positions, or of consecutive ones after those of the cache."""
-        head_dim, theta = self.layers[0].attention.head_dim, self.config.rope_theta
+        head_dim, theta = head_width(self.config), self.config.rope_theta
         if position_ids is not None:
             return rotary_embeddings(position_ids, head_dim, theta)
         past = 0 if cache is None else cache.get_seq_length()

@@ -115,7 +115,7 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         config, graph = self.model.config, Path(self.source[0]) / GRAPH
         if config.item_codes or not graph.is_file():
             raise ValueError(
-                f"the export {self.source[0]} has no table of items: it is not of ONNX, or has codes in place of vectors; "
+                f"the export {self.source[0]} has no table of items, as it is not of ONNX or has codes for vectors; "
                 "give the saved recommender"
             )
         weights = {tensor.name: tensor for tensor in onnx.load(graph).graph.initializer}
