@@ -31,6 +31,7 @@ OPTIONS = {
         "--titles_file",
         "--output_file",
     ],
+    "similar": ["--model_name_or_path", "--item_id", "--by", "--top_k"],
     "map-items": ["--model_name_or_path", "--titles_file", "--group_column", "--method", "--output_file"],
     "export": ["--model_name_or_path", "--output_dir", "--top_k", "--quantize"],
     "add-items": ["--model_name_or_path", "--items_file", "--output_dir", "--start", "--remove_items"],
