@@ -108,7 +108,7 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
     def scoring_table(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(vocab_size, hidden_size) vectors and (vocab_size,) biases by which the graph scores items, from its file.
 
-        Those of 8-bit weights are what the graph multiplies by.
+        Needs `pip install 'hf_rec[onnx]'`. Those of 8-bit weights are what the graph multiplies by.
         """
         import onnx
 
@@ -122,7 +122,7 @@ class OnnxRecommendationPipeline(RecommendationPipeline):
         if config.tie_word_embeddings:
             return read_weights(weights, TABLE), read_weights(weights, BIASES)
         turned = [config.hidden_size, config.vocab_size]  # a table for scores alone is stored as it is multiplied
-        name = next(name for name, tensor in weights.items() if [*tensor.dims] == turned)
+        name = next((name for name, tensor in weights.items() if [*tensor.dims] == turned), "table of scores")
         return read_weights(weights, name.removesuffix("_quantized")).t(), read_weights(weights, BIASES)
 
 
@@ -132,6 +132,10 @@ def read_weights(weights: dict, name: str) -> torch.Tensor:
 
     if name in weights:
         return torch.from_numpy(to_array(weights[name]).copy())
+    if f"{name}_quantized" not in weights:
+        raise ValueError(
+            f"the exported graph has no weights {name!r}; open the recommender from which it was exported"
+        )
     codes, scale, zero = (
         torch.from_numpy(to_array(weights[f"{name}_{part}"]).copy()) for part in ("quantized", "scale", "zero_point")
     )

@@ -35,11 +35,12 @@ def available_items(recommend: RecommendationPipeline) -> dict[str, int]:
 
 
 def scoring_table(recommend: RecommendationPipeline) -> tuple[torch.Tensor, torch.Tensor]:
-    """(vocab_size, hidden_size) vectors and (vocab_size,) biases of all tokens, in float32."""
+    """(vocab_size, hidden_size) vectors and (vocab_size,) biases of all tokens, in float32 on the CPU."""
     if isinstance(recommend, OnnxRecommendationPipeline):
         return recommend.scoring_table()
     with torch.inference_mode():
-        return recommend.model.scoring_items.all_items().detach().float(), recommend.model.scores.bias.detach().float()
+        weights = recommend.model.scoring_items.all_items(), recommend.model.scores.bias
+    return tuple(tensor.detach().float().cpu() for tensor in weights)
 
 
 def encode(recommend: RecommendationPipeline, histories: Sequence, batch_size: int = 64) -> torch.Tensor:
@@ -145,7 +146,7 @@ def content_similarity(recommend: RecommendationPipeline) -> Similarity:
             "none either, so open the recommender from which it was exported"
         )
     with torch.inference_mode():
-        similarity, known = cosine(table.content().float()), table.content.known
+        similarity, known = cosine(table.content().float().cpu()), table.content.known.cpu()
 
     def score(ids: torch.Tensor) -> torch.Tensor:
         if not known[ids].all():

@@ -166,6 +166,7 @@ def test_rules_that_depend_on_the_time_need_one(shop, tmp_path):
     assert {tuple(entry["rules"]) for entry in entries} == {("boost 1",)}
 
 
+@pytest.mark.slow
 def test_an_export_writes_the_lists_of_its_pipeline(shop, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
