@@ -92,8 +92,6 @@ class Service:
         """The items with the vectors that are nearest to that of an item."""
         self.check("top_k", body.top_k, self.settings.max_top_k)
         served = self.source.current
-        if not hasattr(served.recommend.model, "scoring_items"):
-            raise HTTPException(501, "an export has no vectors of items; serve the saved model for similar items")
         async with asyncio.timeout(self.settings.timeout):
             items = await self.similar_items((served.recommend, body.item_id, body.top_k))
         return json_response({"items": items, "model_version": served.version})
@@ -300,7 +298,7 @@ def add_routes(app: FastAPI, service: Service) -> None:
     bad, busy = (400, 401, 413, 422), (503, 504)
     session = "/sessions/{session_id}"
     app.post("/recommend", response_model=ItemList, responses=problems(*bad, *busy))(service.recommend)
-    app.post("/similar", response_model=ItemList, responses=problems(*bad, *busy, 501))(service.similar)
+    app.post("/similar", response_model=ItemList, responses=problems(*bad, *busy))(service.similar)
     app.post(f"{session}/events", response_model=StoredEvents, responses=problems(*bad, 503))(service.post_events)
     app.get(session, response_model=Session, responses=problems(401, 404, 422, 503))(service.get_session)
     app.delete(session, status_code=204, responses=problems(401, 422, 503))(service.delete_session)

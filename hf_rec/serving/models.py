@@ -4,7 +4,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,7 @@ from ..model.pipeline_bert4rec import RecommendationPipeline
 from ..model.rule_set import RuleSet
 from ..model.rules import rules_to_json
 from .onnx import open_export
+from .vectors import similar_items
 
 
 class ModelRefused(ValueError):
@@ -103,12 +104,14 @@ class ServedModel:
         return self.recommend.rule_set(saved if rules is None else rules, extra_rules)
 
     def warm_up(self, top_k: int) -> None:
-        """Answer for the shortest and the longest history, and compile the saved rules."""
+        """Answer for the shortest and the longest history, compile the saved rules, read the table of items."""
         self.rule_set()
         length = self.recommend.model.config.max_position_embeddings
         histories = [[], [*self.recommend.id_of_item][:length]]
         if not all(self.recommend(histories, top_k=top_k, exclude_seen=False, rules=[])):
             raise ValueError("the model recommends nothing")
+        with suppress(ValueError):  # an export without a table of items, as an answer to `/similar` says
+            similar_items(self.recommend, next(iter(self.recommend.id_of_item)), 1)
 
 
 class ModelSource:

@@ -33,7 +33,6 @@ OPTIONS = {
         "--titles_file",
         "--output_file",
     ],
-    "similar": ["--model_name_or_path", "--item_id", "--by", "--top_k"],
     "map-items": ["--model_name_or_path", "--titles_file", "--group_column", "--method", "--output_file"],
     "compress": [
         "--model_name_or_path",

@@ -104,11 +104,13 @@ def test_lists_are_those_of_the_pipeline(serve, plain):
         check_lists(client, pipeline("recommendation", model=plain))
 
 
-def test_lists_of_an_export_are_those_of_its_pipeline(serve, exported):
+def test_lists_of_an_export_are_those_of_its_pipeline(serve, plain, exported):
+    expected = similar_items(pipeline("recommendation", model=plain), "item-3", 4)
     with serve(exported) as client:
         check_lists(client, OnnxRecommendationPipeline.from_pretrained(exported))
-        response = client.post("/similar", json={"item_id": "item-3"})
-        assert problem(response) == (501, "an export has no vectors of items; serve the saved model for similar items")
+        similar = client.post("/similar", json={"item_id": "item-3", "top_k": 4}).json()["items"]
+    assert [entry["item_id"] for entry in similar] == [entry["item_id"] for entry in expected]
+    assert [entry["score"] for entry in similar] == pytest.approx([entry["score"] for entry in expected], abs=1e-5)
 
 
 def test_requests_that_come_together_have_the_lists_that_they_have_alone(serve, plain):
