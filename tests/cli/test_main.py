@@ -21,7 +21,15 @@ OPTIONS = {
         "--task",
     ],
     "evaluate": ["--model_name_or_path", "--train_file", "--split", "--include_seen", "--history_lengths", "--plot"],
-    "recommend": ["--model_name_or_path", "--history", "--file", "--request", "--top_k", "--candidates"],
+    "recommend": [
+        "--model_name_or_path",
+        "--history",
+        "--file",
+        "--output_file",
+        "--request",
+        "--top_k",
+        "--candidates",
+    ],
     "explain": [
         "--model_name_or_path",
         "--history",
