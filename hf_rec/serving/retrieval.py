@@ -75,7 +75,7 @@ class IndexedRecommendationPipeline(RecommendationPipeline):
         that are banned or come twice."""
         input_ids, banned_ids = inputs["input_ids"], inputs["banned_ids"]
         states, encoded = encode_inputs(self, inputs)
-        count = max(self.retrieved, top_k) + max(input_ids.shape[1], banned_ids.shape[1])
+        count = max(self.retrieved, top_k) + input_ids.shape[1] + banned_ids.shape[1]
         rows = self.index.search_rows(states, count)[0].to(self.device)
         found = self.token_ids[rows.clamp(min=0)].masked_fill(rows < 0, self.model.config.pad_token_id)
         others = torch.tensor(pinned_ids(inputs.get("rules")), device=self.device, dtype=torch.long).expand(
