@@ -125,5 +125,6 @@ def test_not_more_items_are_scored_than_are_needed(monkeypatch):
     table = one.model.scoring_items
     monkeypatch.setattr(type(table), "forward", lambda self, ids: scored.append(ids.shape) or self.id_embeddings(ids))
     two(["item-3"], top_k=2)
-    assert scored[0] == torch.Size([1, 1]) and scored[1][1] <= 5 + 1 + 1 + 1  # the history; retrieved, read, banned, read
+    assert scored[0] == torch.Size([1, 1])  # the history
+    assert scored[1][1] <= 5 + 1 + 1 + 1  # retrieved, as many as are read and banned, and the history
     assert len(scored) == 2
