@@ -1,8 +1,6 @@
 """An index of item vectors: the best items for a user vector, by exact or by approximate search."""
 
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import torch
 from datasets import Dataset, Features, List, Value
 from safetensors.numpy import load_file, save_file
 
+from ..data.folders import check_new, filling
 from ..model.cpu import score_items
 from ..model.item_columns import Texts
 from ..model.pipeline_bert4rec import RecommendationPipeline, check_count
@@ -124,17 +123,11 @@ class ItemIndex:
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a new or empty folder: `index.json`, `items.safetensors` and, of faiss, `index.faiss`."""
-        folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"{folder} exists and is no empty folder; give another")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".index-") as staging:
-            tensors, description = self.engine.save(Path(staging))
+        with filling(check_new(folder), last=FILE) as staging:
+            tensors, description = self.engine.save(staging)
             tensors |= {"bytes": self.items.bytes, "offsets": self.items.offsets}
-            save_file(tensors, Path(staging) / ITEMS)
-            (Path(staging) / FILE).write_text(json.dumps(description), encoding="utf-8")
-            for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == FILE):
-                os.replace(file, folder / file.name)
+            save_file(tensors, staging / ITEMS)
+            (staging / FILE).write_text(json.dumps(description), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> "ItemIndex":

@@ -3,12 +3,12 @@ pipeline."""
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import torch
 
 from ..compat import exporters, openvino_exporters
+from ..data.folders import check_new, filling
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_request
@@ -193,9 +193,7 @@ def export_recommender(
     Raises:
         ValueError: for an `output_dir` that holds something, a `top_k` below 1, and 8-bit weights for OpenVINO.
     """
-    output_dir = Path(output_dir)
-    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise ValueError(f"{output_dir} exists and is no empty folder; give another")
+    output_dir = check_new(output_dir)
     if top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if runtime not in RUNTIMES or (quantize and runtime != "onnx"):
@@ -212,13 +210,10 @@ def export_recommender(
         quantizer = kinds.OnnxRuntimeQuantizer(kinds.OnnxRuntimeDynamicConfig()) if quantize else None
         onnx_config = kinds.OnnxConfig(dynamic_shapes=axes, quantizer=quantizer)
         exported = kinds.OnnxExporter().export(graph, inputs, config=onnx_config)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".export-") as staging:
+    with filling(output_dir, last="export.json") as staging:
         exported.save_pretrained(staging)
         ItemTokenizer.from_pretrained(model_name_or_path).save_pretrained(staging)
         model.save_shop(staging)
-        for file in sorted(Path(staging).iterdir(), key=lambda file: file.name == "export.json"):
-            os.replace(file, output_dir / file.name)
 
 
 def example_inputs(config: Bert4RecConfig) -> dict[str, torch.Tensor]:

@@ -1,14 +1,13 @@
 """Writing a Hugging Face Space around a recommender, and pushing it to the Hub."""
 
-import os
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, HfApi, SpaceCard, SpaceCardData
 
+from ..data.folders import check_new, filling
 from ..hub.folder import save_recommender
 from ..model.pipeline_bert4rec import RecommendationPipeline
 
@@ -34,21 +33,15 @@ def write_space(folder: str | Path, recommend: RecommendationPipeline, title: st
     Raises:
         ValueError: for a folder that holds something.
     """
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is no empty folder; give another")
+    folder = check_new(folder)
     requirements, card = page_requirements(), space_card(title, repo_id)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".space-") as staging:
-        staging = Path(staging)
+    with filling(folder, last="app.py") as staging:
         if repo_id is None:
             save_recommender(staging / MODEL, recommend.model, recommend.tokenizer)
         card.save(staging / "README.md")
         (staging / "requirements.txt").write_text("\n".join([*requirements, ""]), encoding="utf-8")
         for name in PAGE:
             (staging / name).write_bytes(files(__package__).joinpath(name).read_bytes())
-        for file in sorted(staging.iterdir(), key=lambda file: file.name == "app.py"):
-            os.replace(file, folder / file.name)
 
 
 def page_requirements() -> list[str]:
