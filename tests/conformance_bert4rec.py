@@ -58,7 +58,7 @@ class Bert4RecModelTester:
     def __init__(self, parent, is_decoder=False, with_features=False):
         self.parent = parent
         self.is_decoder = is_decoder
-        self.features = FEATURES if with_features else {}
+        self.parts = FEATURES | {"moving_average": 0.5} if with_features else {}
 
     def get_config(self):
         return Bert4RecConfig(
@@ -72,7 +72,7 @@ class Bert4RecModelTester:
             max_position_embeddings=64,
             is_decoder=self.is_decoder,
             initializer_range=0.1,  # with 0.02 attention is so flat that an error in it stays below the tolerances
-            **self.features,
+            **self.parts,
         )
 
     def prepare_config_and_inputs(self):

@@ -136,6 +136,13 @@ class ModelArguments:
             "--include_seen, except with sampled negatives.",
         },
     )
+    moving_average: float | None = field(
+        default=None,
+        metadata={
+            "help": "Weight of the mean of the history beside attention in a new model, 0 for none; default: that of "
+            "the recipe."
+        },
+    )
     teacher: list[str] | None = field(
         default=None,
         metadata={

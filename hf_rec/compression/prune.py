@@ -23,7 +23,7 @@ class Importance(NamedTuple):
     Attributes:
         heads: (layers, heads).
         columns: (layers, intermediate_size), of the feed-forward layers.
-        layers: (layers,), of both branches together.
+        layers: (layers,), of what a layer adds to its input.
     """
 
     heads: torch.Tensor
@@ -32,11 +32,11 @@ class Importance(NamedTuple):
 
 
 class Contributions:
-    """What the inputs of linear layers contribute to a loss, found while it is computed and differentiated.
+    """What the inputs of modules contribute to a loss, found while it is computed and differentiated.
 
     Attributes:
-        groups: For each layer, into how many equal groups the numbers of its input are gathered.
-        found: For each layer, the (histories, groups) contributions of the last batch.
+        groups: For each module, into how many equal groups the numbers of its input are gathered.
+        found: For each module, the (histories, groups) contributions of the last batch, summed over its calls.
     """
 
     def __init__(self, groups: Mapping[nn.Module, int]):
@@ -44,12 +44,12 @@ class Contributions:
         self.found = {}
 
     def watch(self, module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
-        """A hook before the call of one of the layers."""
+        """A hook before the call of one of the modules."""
         (states,) = inputs  # (histories, positions, numbers)
 
         def store(gradient: torch.Tensor) -> None:
             contributions = (states.detach() * gradient).unflatten(-1, (self.groups[module], -1))
-            self.found[module] = contributions.sum((1, 3))
+            self.found[module] = self.found.get(module, 0) + contributions.sum((1, 3))
 
         states.register_hook(store)
 
@@ -70,19 +70,24 @@ def measure_importance(model: PreTrainedModel, batches: Iterable[Mapping[str, to
     layers, config = model.base_model.layers, model.config
     groups = {layer.attention.output: config.num_attention_heads for layer in layers}
     groups |= {layer.mlp.down: config.intermediate_size for layer in layers}
+    groups |= {layer.dropout: 1 for layer in layers}  # both branches
     contributions, histories, sums = Contributions(groups), 0, None
     for module in groups:
         module.register_forward_pre_hook(contributions.watch)
     for batch in batches:
         batch = {name: value.to(model.device) for name, value in batch.items()}
+        contributions.found.clear()
         model(**batch).loss.backward()
         found = contributions.found
-        heads, columns = (
+        heads, columns, both = (
             torch.stack([found[part(layer)] for layer in layers])  # (layers, histories, groups)
-            for part in (lambda layer: layer.attention.output, lambda layer: layer.mlp.down)
+            for part in (
+                lambda layer: layer.attention.output,
+                lambda layer: layer.mlp.down,
+                lambda layer: layer.dropout,
+            )
         )
-        parts = heads, columns, heads.sum(-1) + columns.sum(-1)
-        parts = [part.abs().sum(1) for part in parts]
+        parts = [part.abs().sum(1) for part in (heads, columns, both.squeeze(-1))]
         sums = parts if sums is None else [total + part for total, part in zip(sums, parts, strict=True)]
         histories += heads.shape[1]
     if not histories:

@@ -24,7 +24,8 @@ def eager_attention(model) -> Iterator[None]:
 def attention_weights(game: HistoryGame) -> torch.Tensor:
     """(layers, heads, positions, positions) attention weights of the whole history, queries before keys.
 
-    The positions are the events that are read and, of an encoder, the mask that answers.
+    The positions are the events that are read and, of an encoder, the mask that answers. With `moving_average`, that
+    part of the weights is spread evenly over what a query reads.
     """
     check_torch(game.recommend)
     model = game.recommend.model
@@ -33,7 +34,9 @@ def attention_weights(game: HistoryGame) -> torch.Tensor:
         inputs.pop(name)
     with torch.inference_mode(), eager_attention(model):
         weights = model.base_model(**inputs, use_cache=False, output_attentions=True).attentions
-    return torch.cat(weights).cpu().float()
+    weights = torch.cat(weights).cpu().float()
+    read = (weights > 0).float()
+    return torch.lerp(weights, read / read.sum(-1, keepdim=True), model.config.moving_average)
 
 
 def rollout(weights: torch.Tensor) -> torch.Tensor:

@@ -40,6 +40,8 @@ class Bert4RecConfig(PreTrainedConfig):
             content alone; used with `item_features`.
         new_item_offset: Added to the first bias of a new item, which is otherwise the mean of the others; chosen in
             validation.
+        moving_average: Weight, in [0, 1], of the mean of the states of a history beside their attention; see
+            [`Bert4RecMovingAverage`]. 0 for none.
         use_repeat_bias: Whether the scores of items in the history get a learned bias for each number of steps back.
             Needs the loss "softmax".
         exclude_seen: Whether rankings leave out the items of the history, unless a call says otherwise.
@@ -88,6 +90,7 @@ class Bert4RecConfig(PreTrainedConfig):
     item_features: list | None = None
     id_dropout_prob: float | int = 0.1
     new_item_offset: float | int = 0.0
+    moving_average: float | int = 0.0
     use_repeat_bias: bool = False
     exclude_seen: bool = True
     removed_ids: list | None = None
@@ -235,7 +238,13 @@ class Bert4RecConfig(PreTrainedConfig):
             raise ValueError(f"item_codes ({self.item_codes}) must divide hidden_size ({self.hidden_size})")
 
     def validate_probabilities(self):
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "id_dropout_prob", "gbce_calibration"):
+        for name in (
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "id_dropout_prob",
+            "gbce_calibration",
+            "moving_average",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
         largest = {"initializer_range": 10, "layer_norm_eps": 1, "rope_theta": 1e30}  # beyond, weights overflow

@@ -1,10 +1,12 @@
 """Layers of the encoder: rotary attention, feed-forward blocks, embeddings and the repeat bias."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
@@ -208,6 +210,113 @@ class Bert4RecAttention(nn.Module):
         return states.unflatten(-1, (-1, self.head_dim))  # (batch, length, heads, head_dim)
 
 
+class Readable(NamedTuple):
+    """What the mean at each position is over.
+
+    Attributes:
+        mask: (batch, length, 1) 1 for items and 0 for padding; None if there is no padding.
+        counts: (batch or 1, length or 1, 1) items that each position reads, those in the cache too; at least 1.
+        shares: (batch, length or 1, length) shares of the states in each mean, in place of mask and counts.
+    """
+
+    mask: torch.Tensor | None = None
+    counts: torch.Tensor | None = None
+    shares: torch.Tensor | None = None
+
+
+def find_readable(states: torch.Tensor, attention_mask: torch.Tensor | None, past: int, causal: bool) -> Readable:
+    """The [`Readable`] of (batch, length, hidden) states after `past` others.
+
+    Args:
+        attention_mask: (batch, past + length) 1 for items and 0 for padding, or None; or, with no past,
+            (batch, 1, length or 1, length) as attention takes it, of booleans or of what is added to the scores.
+
+    Raises:
+        ValueError: for a mask of another shape.
+    """
+    (batch, length, _), dtype = states.shape, sum_type(states)
+    if attention_mask is None:
+        first, last = (past + 1, past + length) if causal else (length, length)
+        counts = torch.arange(first, last + 1, device=states.device, dtype=dtype)
+        return Readable(counts=counts.view(1, -1, 1))
+    if attention_mask.dim() == 4 and not past:
+        weights = attention_mask[:, 0].to(dtype)
+        weights = weights if attention_mask.dtype == torch.bool else weights.exp()
+        tiny = torch.finfo(dtype).tiny
+        return Readable(shares=(weights / weights.sum(-1, keepdim=True).clamp(min=tiny)).to(states.dtype))
+    if attention_mask.shape != (batch, past + length):
+        raise ValueError(
+            f"moving_average needs an attention_mask of shape {(batch, past + length)}, got "
+            f"{tuple(attention_mask.shape)}"
+        )
+    read = (attention_mask != 0).to(dtype)
+    counts = read.cumsum(1)[:, past:] if causal else read.sum(1, keepdim=True)
+    return Readable(read[:, past:].unsqueeze(-1).to(states.dtype), counts.clamp(min=1).unsqueeze(-1))
+
+
+def sum_type(states: torch.Tensor) -> torch.dtype:
+    """The type of sums over a history: at least float32."""
+    return torch.promote_types(states.dtype, torch.float32)
+
+
+def extra_layer(cache: Cache, layer_index: int) -> DynamicLayer:
+    """A layer of a cache beyond those of the model, so that whatever reorders or crops the cache treats it alike."""
+    while len(cache.layers) <= layer_index:
+        cache.layers.append(DynamicLayer())
+    return cache.layers[layer_index]
+
+
+class Bert4RecMovingAverage(nn.Module):
+    """Mixes attention with the mean of the states that a position reads.
+
+    mean + rescale^2 * (state - mean), with a learned `rescale` for each number of a state: what is slow in a history
+    passes, what is fast is damped. For a decoder, a causal counterpart of the frequency filter of BSARec
+    ([Shin et al., 2024](https://arxiv.org/abs/2312.10325)).
+    """
+
+    def __init__(self, config: Bert4RecConfig, layer_index: int):
+        super().__init__()
+        self.weight = config.moving_average
+        self.is_causal = config.is_decoder
+        self.layer_index = config.num_hidden_layers + layer_index  # in the cache
+        self.rescale = nn.Parameter(torch.ones(config.hidden_size))
+
+    def forward(self, attended, states, readable: Readable, positions=None, cache=None):
+        """(batch, queries, hidden) of the attention of (batch, length, hidden) states.
+
+        Args:
+            positions: (batch, queries) places of the queries; all if None.
+        """
+        means = self.means(states, readable, cache)
+        if positions is not None:
+            states = take_positions(states, positions)
+            means = take_positions(means, positions) if means.shape[1] > 1 else means
+        smoothed = means + self.rescale**2 * (states - means)
+        return attended + self.weight * (smoothed - attended)
+
+    def means(self, states, readable: Readable, cache):
+        """(batch, length, hidden) means of what each position reads, or (batch, 1, hidden) if all read the same."""
+        if readable.shares is not None:
+            return readable.shares @ states
+        if readable.mask is not None:
+            states = states * readable.mask
+        if not self.is_causal:
+            sums = states.sum(1, keepdim=True, dtype=sum_type(states))
+        else:
+            sums = states.cumsum(1, dtype=sum_type(states))
+            if cache is not None:
+                sums = self.add_past(sums, cache)
+        return (sums / readable.counts).to(states.dtype)
+
+    def add_past(self, sums, cache):
+        """The sums so far, which the cache keeps as the keys of one head."""
+        layer = extra_layer(cache, self.layer_index)
+        if layer.get_seq_length():
+            sums = sums + layer.keys[:, 0, -1:]
+        layer.update(sums.unsqueeze(1), sums.unsqueeze(1))
+        return sums
+
+
 class Bert4RecMLP(nn.Module):
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
@@ -224,12 +333,20 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.attention = Bert4RecAttention(config, layer_index)
+        self.average = Bert4RecMovingAverage(config, layer_index) if config.moving_average else None
         self.mlp_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.mlp = Bert4RecMLP(config)
         self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(
-        self, hidden_states, rotary, attention_mask=None, positions=None, **kwargs: Unpack[TransformersKwargs]
+        self,
+        hidden_states,
+        rotary,
+        attention_mask=None,
+        positions=None,
+        readable: Readable | None = None,
+        cache=None,
+        **kwargs: Unpack[TransformersKwargs],
     ):
         """With (batch, n) `positions`, only their states are computed: (batch, n, hidden)."""
         queries = keys = self.attention_norm(hidden_states)
@@ -237,7 +354,9 @@ class Bert4RecLayer(GradientCheckpointingLayer):
         if positions is not None:
             hidden_states, queries = take_positions(hidden_states, positions), take_positions(keys, positions)
             query_rotary = tuple(rotary_at(part, positions) for part in rotary)
-        attended, _ = self.attention(queries, keys, query_rotary, rotary, attention_mask, **kwargs)
+        attended, _ = self.attention(queries, keys, query_rotary, rotary, attention_mask, cache, **kwargs)
+        if self.average is not None:
+            attended = self.average(attended, keys, readable, positions, cache)
         hidden_states = hidden_states + self.dropout(attended)
         return hidden_states + self.dropout(self.mlp(self.mlp_norm(hidden_states)))
 
@@ -246,6 +365,7 @@ __all__ = [
     "Bert4RecAttention",
     "Bert4RecEmbeddings",
     "Bert4RecLayer",
+    "Bert4RecMovingAverage",
     "Bert4RecRepeatBias",
     "Int8Linear",
     "quantize_rows",

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import DynamicCache, GenerationMixin, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers import initialization as init
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 from transformers.generation import NoRepeatNGramLogitsProcessor, SuppressTokensLogitsProcessor
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_outputs import (
@@ -39,9 +39,12 @@ from .layers import (
     Bert4RecAttention,
     Bert4RecEmbeddings,
     Bert4RecLayer,
+    Bert4RecMovingAverage,
     Bert4RecRepeatBias,
     Int8Linear,
     consecutive_rotary,
+    extra_layer,
+    find_readable,
     head_width,
     rotary_embeddings,
     take_positions,
@@ -61,6 +64,15 @@ AUTO_MAP = {
 }
 # By this name the Trainer knows that label smoothing shifts the labels of the causal model.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(Bert4RecConfig.model_type, "Bert4RecForCausalLM")
+
+
+# What the parts begin with that are no matrices.
+INITIAL = {
+    Bert4RecMovingAverage: {"rescale": 1.0},
+    Bert4RecRepeatBias: {"bias": 0.0},
+    Int8Linear: {"weight": 0, "bias": 0.0, "scale": 1.0},
+    Whitening: {"mean": 0.0, "matrix": 0.0},
+}
 
 
 def given_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | None) -> torch.Tensor:
@@ -120,8 +132,7 @@ def ids_read_so_far(
 ) -> torch.Tensor:
     """(batch, items read so far) ids, with padding where items are masked out.
 
-    A cache keeps them in one more layer than the model has, as the keys of one head of size 1, so that whatever
-    reorders or crops the cache treats them alike.
+    A cache keeps them in an [`extra_layer`], as the keys of one head of size 1.
     """
     if input_ids is None:
         raise ValueError("use_repeat_bias needs input_ids, as the bias belongs to items; inputs_embeds were given")
@@ -130,11 +141,9 @@ def ids_read_so_far(
         input_ids = input_ids.masked_fill(hidden, config.pad_token_id)
     if cache is None:
         return input_ids
-    layer_index = config.num_hidden_layers
-    while len(cache.layers) <= layer_index:
-        cache.layers.append(DynamicLayer())
+    layer = extra_layer(cache, config.num_hidden_layers * (2 if config.moving_average else 1))
     keys = input_ids[:, None, :, None]
-    return cache.layers[layer_index].update(keys, keys)[0][:, 0, :, 0]
+    return layer.update(keys, keys)[0][:, 0, :, 0]
 
 
 def find_file(folder_or_id: str, name: str, options: Mapping) -> str | None:
@@ -182,22 +191,15 @@ class Bert4RecPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module):
         """Embeddings as in BERT; linear layers keep the variance of their input, which a narrow encoder needs."""
         super()._init_weights(module)
+        for name, value in INITIAL.get(type(module), {}).items():
+            init.constant_(getattr(module, name), value)
         if isinstance(module, nn.Linear):
             init.normal_(module.weight, std=module.in_features**-0.5)
         elif isinstance(module, Bert4RecScores):
             init.constant_(module.bias, initial_bias(self.config))
-        elif isinstance(module, Bert4RecRepeatBias):
-            init.zeros_(module.bias)
         elif isinstance(module, CodedEmbedding):
             init.normal_(module.codebooks, std=self.config.initializer_range)
             init.copy_(module.packed, torch.randint_like(module.packed, 256))
-        elif isinstance(module, Int8Linear):
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-            init.ones_(module.scale)
-        elif isinstance(module, Whitening):
-            init.zeros_(module.mean)
-            init.zeros_(module.matrix)
         elif isinstance(module, ItemContent):
             for nothing_known in (module.codes, module.vectors, module.known):
                 init.zeros_(nothing_known)
@@ -349,9 +351,10 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         some = None if self.config._attn_implementation not in ("eager", "sdpa") else positions_to_keep
         mask, last_mask = self.attention_masks(hidden_states, attention_mask, cache, some)
         *lower_layers, last_layer = self.layers
+        shared = kwargs | {"readable": self.readable(hidden_states, attention_mask, cache), "cache": cache}
         for layer in lower_layers:
-            hidden_states = layer(hidden_states, rotary, mask, cache=cache, **kwargs)
-        hidden_states = last_layer(hidden_states, rotary, last_mask, some, cache=cache, **kwargs)
+            hidden_states = layer(hidden_states, rotary, mask, **shared)
+        hidden_states = last_layer(hidden_states, rotary, last_mask, some, **shared)
         if some is not positions_to_keep:
             hidden_states = take_positions(hidden_states, positions_to_keep)
         return BaseModelOutputWithPast(last_hidden_state=self.final_norm(hidden_states), cache=cache)
@@ -363,6 +366,13 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             return rotary_embeddings(position_ids, head_dim, theta)
         past = 0 if cache is None else cache.get_seq_length()
         return consecutive_rotary(past, states.shape[1], head_dim, theta, states.device)
+
+    def readable(self, states, attention_mask, cache):
+        """What the moving averages are over; None without them."""
+        if not self.config.moving_average:
+            return None
+        past = 0 if cache is None else cache.get_seq_length()
+        return find_readable(states, attention_mask, past, self.config.is_decoder)
 
     def attention_masks(self, states, attention_mask, cache, positions):
         """The mask of all queries, and that of the queries at (batch, n) `positions`, or of all if None."""

@@ -47,17 +47,35 @@ def test_without_them_the_scores_are_the_same_from_smaller_matrices(sparse):
     assert small.model.layers[1].attention.output.weight.shape == (16, 8)
 
 
-def test_a_layer_that_does_nothing_is_the_one_that_goes():
-    model = small_model(23, is_decoder=True, num_hidden_layers=3)
+@pytest.mark.parametrize("idle", [0, 1, 2])
+@pytest.mark.parametrize("moving_average", [0.0, 0.5])
+def test_a_layer_that_does_nothing_is_the_one_that_goes(idle, moving_average):
+    model = small_model(23, is_decoder=True, num_hidden_layers=3, moving_average=moving_average)
+    layer = model.model.layers[idle]
     with torch.no_grad():
-        for part in (model.model.layers[1].attention.output, model.model.layers[1].mlp.down):
+        for part in (layer.attention.output, layer.mlp.down):
             part.weight.zero_()
             part.bias.zero_()
+        if moving_average:
+            layer.attention_norm.weight.zero_()
+            layer.attention_norm.bias.zero_()
     importance = measure_importance(model, batches())
     small = prune(model, importance, layers=2)
     histories = random_histories(torch.Generator().manual_seed(1), 7, 6)
-    assert importance.layers.argmin() == 1 and len(small.model.layers) == 2
+    assert importance.layers.argmin() == idle and len(small.model.layers) == 2
     torch.testing.assert_close(small(histories).logits, model(histories).logits, atol=1e-5, rtol=0)
+
+
+def test_the_moving_average_of_a_layer_counts():
+    """A layer whose attention and feed-forward part give nothing still has its moving average."""
+    model = small_model(23, is_decoder=True, num_hidden_layers=2, moving_average=0.5)
+    with torch.no_grad():
+        for part in (model.model.layers[0].attention.output, model.model.layers[0].mlp.down):
+            part.weight.zero_()
+            part.bias.zero_()
+    importance = measure_importance(model, batches())
+    assert importance.heads[0].sum() == importance.columns[0].sum() == 0
+    assert importance.layers[0] > 0
 
 
 def test_importance_is_the_derivative_of_the_loss_by_a_gate():

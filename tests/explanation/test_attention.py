@@ -30,6 +30,18 @@ def test_weights_are_shares_and_a_causal_model_reads_nothing_of_the_future(game)
     assert bool((weights[..., future] == 0).all()) == game.config.is_decoder
 
 
+def test_a_moving_average_takes_its_part_of_the_weights_evenly(game):
+    model = game.recommend.model
+    plain = attention_weights(game)
+    model.config.moving_average = 0.25  # the layers are without
+    weights = attention_weights(game)
+    for layer, head, query in np.ndindex(weights.shape[:3]):
+        read = query + 1 if game.config.is_decoder else weights.shape[-1]
+        expected = 0.75 * plain[layer, head, query]
+        expected[:read] += 0.25 / read
+        torch.testing.assert_close(weights[layer, head, query], expected)
+
+
 def test_the_implementation_of_attention_is_the_same_afterwards(game):
     model = game.recommend.model
     before = model.config._attn_implementation

@@ -34,7 +34,9 @@ SAMPLED = ["lime", "shapley"]
 
 
 PLAIN = {is_decoder: recommender_of(is_decoder) for is_decoder in (False, True)}
-WITH_FEATURES = {is_decoder: recommender_of(is_decoder, features=FEATURES) for is_decoder in (False, True)}
+WITH_FEATURES = {
+    is_decoder: recommender_of(is_decoder, features=FEATURES, moving_average=0.5) for is_decoder in (False, True)
+}
 ALL = pytest.mark.parametrize(
     ("recommend", "history"),
     [*((one, HISTORY) for one in PLAIN.values()), *((one, ROW) for one in WITH_FEATURES.values())],

@@ -37,6 +37,7 @@ OWN_FIELDS = {field.name for field in dataclasses.fields(Bert4RecConfig)} - {
         ("hidden_dropout_prob", 1.5, r"hidden_dropout_prob .* \[0, 1\], got 1.5"),
         ("attention_probs_dropout_prob", -0.1, r"attention_probs_dropout_prob .* \[0, 1\], got -0.1"),
         ("hidden_dropout_prob", float("nan"), r"hidden_dropout_prob .* \[0, 1\], got nan"),
+        ("moving_average", -0.1, r"moving_average .* \[0, 1\], got -0.1"),
         ("gbce_calibration", 2, r"gbce_calibration .* \[0, 1\], got 2"),
         ("initializer_range", 0.0, "initializer_range .* got 0.0"),
         ("mask_token_id", 3419, "mask_token_id .* 3419 tokens, got 3419"),
@@ -155,6 +156,7 @@ near = {
     "loss_type": st.sampled_from([*LOSS_TYPES, "hinge"]),
     "num_negatives": st.integers(-1, 50),
     "gbce_calibration": st.floats(-0.5, 1.5),
+    "moving_average": st.floats(-0.5, 1.5),
     "pad_token_id": st.integers(-1, 5),
 }
 

@@ -28,9 +28,10 @@ only_decoders = pytest.mark.parametrize("reader", ["decoder", "repeating decoder
 
 @pytest.fixture(scope="module", params=["encoder", "decoder", "repeating encoder", "repeating decoder"])
 def reader(request):
-    """A model that reads features of all kinds, of both objectives, with and without a repeat bias."""
+    """A model that reads features of all kinds, of both objectives, with and without the other parts."""
     repeating = request.param.startswith("repeating")
-    model = small_model(33, request.param.endswith("decoder"), features=FEATURES, use_repeat_bias=repeating)
+    parts = {"use_repeat_bias": repeating, "moving_average": 0.5 * repeating}
+    model = small_model(33, request.param.endswith("decoder"), features=FEATURES, **parts)
     if repeating:
         torch.nn.init.normal_(model.scores.repeat_bias.bias, std=0.1)
     return model

@@ -22,8 +22,8 @@ def codes(history: list[int]) -> list[list[int]]:
 
 @pytest.fixture(params=[False, True], ids=["encoder", "decoder"])
 def full(request):
-    """A model in float32 with features and a repeat bias."""
-    model = small_model(23, is_decoder=request.param, features=FEATURES, use_repeat_bias=True)
+    """A model in float32 with features, a moving average and a repeat bias."""
+    model = small_model(23, is_decoder=request.param, features=FEATURES, use_repeat_bias=True, moving_average=0.5)
     torch.nn.init.normal_(model.scores.repeat_bias.bias, std=0.1)
     return without_dropout(model)
 

@@ -42,8 +42,13 @@ ids_of_history = st.lists(st.integers(0, 22).map("item-{}".format), max_size=11)
 KINDS = {
     "encoder": {"num_hidden_layers": 1},
     "decoder": {"num_hidden_layers": 1, "is_decoder": True},
-    "encoder with features": {"features": FEATURES, "use_repeat_bias": True},
-    "decoder with features": {"features": FEATURES, "use_repeat_bias": True, "is_decoder": True},
+    "encoder with features": {"features": FEATURES, "use_repeat_bias": True, "moving_average": 0.5},
+    "decoder with features": {
+        "features": FEATURES,
+        "use_repeat_bias": True,
+        "moving_average": 0.5,
+        "is_decoder": True,
+    },
 }
 
 
