@@ -108,8 +108,8 @@ def test_a_page_of_results_has_the_times_of_milestones(tmp_path):
     (tmp_path / "results" / "m.json").write_text(json.dumps(result))
     reproduce.write_page(tmp_path)
     page = (tmp_path / "results.md").read_text()
-    assert "Validation NDCG@10 first was 0.16 after 20, 10 s (cloze)." in page
-    assert "Validation NDCG@10 first was 0.175 after -, - s (cloze)." in page
+    assert "| | 0.16 | 0.18 | 0.2 |" in page
+    assert "| m | 20, 10 | -, - | -, - |" in page
 
 
 def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path, script, capsys):
