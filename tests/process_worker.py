@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from runs import ITEMS, steps
 from safetensors.torch import save_file
+from torch.distributed.fsdp import FSDPModule
 from train_with_trainer import shard
 from transformers import Trainer, set_seed
 
@@ -102,6 +103,9 @@ def run(
     )
     ranked.evaluate(tokenized["test"])
     found = evaluate(model, tokenized, args) | {"ranked_here": metrics.ranked, "targets": len(tokenized["test"])}
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
     table = model.items.id_embeddings.weight
     found["rows_here"] = len(table.to_local() if sharded else table)
     place = f"{folder}/{args.process_index}"
