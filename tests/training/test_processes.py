@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 import torch
+from conftest import random_histories, small_model, without_dropout
 from runs import chains_log
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+
+from hf_rec.training.optimization import SparseRowAdamW, sparse_rows
 
 TESTS = Path(__file__).parents[1]
 SCRIPT = TESTS.parent / "scripts" / "train_with_trainer.py"
@@ -181,3 +185,57 @@ def test_accelerate_launch_cpu_which_starts_one_process_is_an_error_that_names_t
     assert process.returncode == 1
     assert "`accelerate launch --cpu` starts one process" in errors and "--multi_gpu" in errors
     assert not (tmp_path / "model").exists()
+
+
+def take_steps(rank: int, processes: int, folder: str, is_decoder: bool, tied: bool) -> None:
+    """Four steps of a sampled loss, each of two micro-batches, with the rows of one of the processes."""
+    if processes > 1:
+        torch.distributed.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=processes)
+    options = {"loss_type": "sampled_softmax", "num_negatives": 5, "tie_word_embeddings": tied}
+    model = without_dropout(small_model(60, is_decoder, **options).double()).train()
+    with torch.no_grad():  # what the first process has, all have
+        model.items.id_embeddings.weight += rank
+    with sparse_rows(model):
+        learner = torch.nn.parallel.DistributedDataParallel(model) if processes > 1 else model
+        optimizer = SparseRowAdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+        for step in range(4):
+            for part in range(2):
+                generator = torch.Generator().manual_seed(10 * step + part)
+                histories = random_histories(generator, 8, 6, vocab_size=60 if step else 30)
+                torch.manual_seed(step)  # all processes draw the same negatives
+                wait = nullcontext() if processes == 1 or part else learner.no_sync()
+                with wait:
+                    loss = learner(histories[rank::processes], labels=histories[rank::processes]).loss
+                    loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert not model.items.sparse_gradients
+    save_file({name: weight.data for name, weight in model.named_parameters()}, f"{folder}/{processes}-{rank}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("is_decoder", "tied"), [(True, True), (False, False)])
+def test_rows_are_updated_in_two_processes_as_in_one(tmp_path, is_decoder, tied):
+    for processes in (1, 2):
+        torch.multiprocessing.spawn(take_steps, (processes, str(tmp_path), is_decoder, tied), nprocs=processes)
+    one, *two = (load_file(tmp_path / name) for name in ("1-0", "2-0", "2-1"))
+    assert same_weights(*two)
+    for name, expected in one.items():
+        torch.testing.assert_close(two[0][name], expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.slow
+def test_a_training_in_two_processes_updates_only_the_rows_of_its_steps(tmp_path):
+    options = {"is_decoder": True, "config": {"loss_type": "gbce", "num_negatives": 20}, "large": 50, **CURVE}
+    options |= {
+        "noise": True,
+        "eval_strategy": "no",
+        "per_device_train_batch_size": 8,
+        "max_steps": 1,
+        "warmup_steps": 0,
+    }
+    step, start = (train(tmp_path / str(rate), 2, learning_rate=rate, **options) for rate in (0.01, 0.0))
+    assert same_weights(weights(step), weights(step, 1))
+    table = "model.embeddings.items.id_embeddings.weight"
+    changed = (weights(step)[table] != weights(start)[table]).any(1)
+    assert 40 < changed.sum() < 0.9 * len(changed)
