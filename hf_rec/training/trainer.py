@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from ..compat import last_log, length_grouping
 from ..data.collator import COLLATED
 from ..model.configuration_bert4rec import Bert4RecConfig
+from ..model.modeling_bert4rec import Bert4RecForMaskedLM, labelled_positions
 from .optimization import SparseRowAdamW
 from .recipes import LARGE_CATALOGUE
 from .sampler import ShuffledLengthGroupedSampler
@@ -45,7 +46,8 @@ class RecommendationTrainer(Trainer):
 
     def get_train_dataloader(self):
         given = self.data_collator
-        self.data_collator = self.redrawer = Redrawer(given)
+        compact = isinstance(self.model, Bert4RecForMaskedLM) and self.args.device.type != "cpu"
+        self.data_collator = self.redrawer = Redrawer(compact_labels(given) if compact else given)
         try:
             return super().get_train_dataloader()
         finally:
@@ -96,6 +98,18 @@ class RecommendationTrainer(Trainer):
         metric = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
         objective = compute_objective or (lambda metrics: metrics[metric])
         return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
+
+
+def compact_labels(collate: Callable) -> Callable:
+    """A collator of batches for an encoder whose labels are those of the positions `logits_to_keep`. An accelerator
+    would have to wait for the positions if it had to find them."""
+
+    def collate_compact(rows):
+        batch = collate(rows)
+        positions, labels = labelled_positions(batch["labels"])
+        return batch | {"logits_to_keep": positions, "labels": labels}
+
+    return collate_compact
 
 
 class Redrawer:
