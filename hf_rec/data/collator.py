@@ -1,7 +1,7 @@
 """Batches for the Trainer: masked items or next items for training, one request a row for evaluation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,8 @@ import torch
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_inputs, build_request
 
-START_PROBABILITY = 0.1  # share of a causal model's training rows that begin with a mask
 COLLATED = ("basket_ids", "seen_ids", "rule_numbers")  # columns that the collator reads and no model does
-FORGET_PROBABILITY = 0.1  # share of the rows without features, and of the other features that are hidden
+FORGET_PROBABILITY = 0.1  # of features, in training
 
 
 @dataclass
@@ -22,11 +21,12 @@ class RecommendationCollator:
     A row without `labels` is for training. For an encoder, each of its most recent items is masked with
     `mask_probability`; in a share of the rows, `last_item_probability`, only the last item is masked, as in serving; a
     row in which no item was masked by chance gets one mask. For a causal model every item but the first is predicted,
-    and a tenth of the rows starts with a mask, which is the whole input of a user without a history. A history that is
-    longer than the input is cut to its most recent items or, in a share of the rows, `window_probability`, to a
-    random window. Where rows have `basket_ids`, the items of a basket are in a random order, and a causal model
-    predicts only the first of each from the baskets before. A tenth of the rows gets no features, and a tenth of the
-    other features is hidden, as they may be missing in serving.
+    and in a share of the rows, `start_probability`, the input starts with a mask, which is the whole input of a user
+    without a history. A history that is longer than the input is cut to its most recent items or, in a share of the
+    rows, `window_probability`, to a random window. Where rows have `basket_ids`, the items of a basket are in a random
+    order, and a causal model predicts only the first of each from the baskets before. A share of the rows,
+    `forget_probability`, gets no features, and the same share of the other features is hidden, as they may be missing
+    in serving.
 
     A row with `labels`, the id of the next item, is for evaluation and becomes what the pipeline makes of its history.
     Its `seen_ids`, where there are some, are left out of the ranking in place of the items of its history; with
@@ -40,6 +40,9 @@ class RecommendationCollator:
         mask_probability: Probability of a training item to be masked, in [0, 1].
         last_item_probability: Share of the training rows in which only the last item is masked, in [0, 1].
         window_probability: Share of the training rows with a random window of a long history, in [0, 1].
+        start_probability: Share of a causal model's training rows that start with a mask, in [0, 1].
+        forget_probability: Share of the training rows without features, and of the other features that are hidden, in
+            [0, 1].
 
     Returns (of a call):
         For training `input_ids` and `labels` of shape (batch, longest row), labels -100 where nothing is predicted;
@@ -50,9 +53,11 @@ class RecommendationCollator:
     mask_probability: float = 0.4
     last_item_probability: float = 0.1
     window_probability: float = 0.5
+    start_probability: float = 0.1
+    forget_probability: float = FORGET_PROBABILITY
 
     def __post_init__(self):
-        for name in ("mask_probability", "last_item_probability", "window_probability"):
+        for name in [field.name for field in fields(self) if field.name.endswith("_probability")]:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}")
 
@@ -83,7 +88,7 @@ class RecommendationCollator:
             read = zip(baskets, starts, leading_masks, strict=True)
             numbers = [np.insert(runs(ids[start:]), 0, [0] * lead) for ids, start, lead in read]
             batch["labels"][~begins(numbers, batch["labels"].shape[1])] = -100
-        return forget(batch)
+        return forget(batch, self.forget_probability)
 
     def shuffle_baskets(self, histories: list, event_features: list | None, baskets: list) -> tuple[list, list | None]:
         """The histories with the events of each basket in a random order; times stay at their places."""
@@ -106,7 +111,7 @@ class RecommendationCollator:
         """Which rows start with a mask."""
         if not self.config.is_decoder:
             return [False] * count
-        return (torch.rand(count) < START_PROBABILITY).tolist()
+        return (torch.rand(count) < self.start_probability).tolist()
 
     def next_items(self, input_ids: torch.Tensor, **_) -> dict[str, torch.Tensor]:
         """Labels for all items but the first."""
@@ -138,13 +143,13 @@ class RecommendationCollator:
         return batch
 
 
-def forget(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The batch without the features of some rows and without some of the others."""
+def forget(batch: dict[str, torch.Tensor], probability: float) -> dict[str, torch.Tensor]:
+    """The batch without the features of a share of the rows and without a share of the others."""
     if "event_features" not in batch:
         return batch
     features = batch["event_features"]
     rows, some = torch.rand(len(features), 1, 1), torch.rand(features.shape)
-    hidden = (rows < FORGET_PROBABILITY) | (some < FORGET_PROBABILITY)
+    hidden = (rows < probability) | (some < probability)
     return batch | {"event_features": features.masked_fill(hidden, 0)}
 
 

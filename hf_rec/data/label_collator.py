@@ -9,7 +9,7 @@ import torch
 
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.inputs import build_targets
-from .collator import forget
+from .collator import FORGET_PROBABILITY, forget
 from .labels import MISSING
 
 
@@ -59,9 +59,11 @@ class LabelCollator:
         if self.config.label_of == "next_event":
             ids = [[*row[:-1], self.config.mask_token_id] for row in ids]
         if self.ends_at_target:
-            return forget(build_targets(self.config, ids, codes) | {"labels": torch.tensor(np.concatenate(labels))})
-        batch = build_targets(self.config, ids, codes, targets)
-        return forget(batch | {"labels": pad_labels(labels, batch["logits_to_keep"].shape[1])})
+            batch = build_targets(self.config, ids, codes) | {"labels": torch.tensor(np.concatenate(labels))}
+        else:
+            batch = build_targets(self.config, ids, codes, targets)
+            batch["labels"] = pad_labels(labels, batch["logits_to_keep"].shape[1])
+        return forget(batch, FORGET_PROBABILITY)
 
     @property
     def ends_at_target(self) -> bool:

@@ -85,6 +85,7 @@ def evaluation_arguments(output_dir: str, args: TrainingArguments | None, batch_
         output_dir,
         per_device_eval_batch_size=batch_size,
         remove_unused_columns=False,  # the collator reads more than the model
+        save_strategy="no",  # the Trainer saves no checkpoints of sharded weights
         use_cpu=use_cpu,
         disable_tqdm=disable_tqdm,
         dataloader_pin_memory=False,

@@ -75,6 +75,7 @@ class Bert4RecConfig(PreTrainedConfig):
     """
 
     model_type = "bert4rec"
+    base_model_fsdp_plan = {"layers.*": "free_full_weight"}  # the item table, which also scores, stays with the rest
 
     vocab_size: int = 3419
     hidden_size: int = 64

@@ -1,16 +1,23 @@
 """Losses over a catalogue of items: pure functions of the states, the item table and the targets.
 
-Each returns the sum over the targets, computed in float32 (float64 for float64 inputs), also under autocast.
+Each returns the sum over the targets, computed in float32 (float64 for float64 inputs), also under autocast. A target
+of -100 adds nothing.
 """
 
 import math
+from collections.abc import Callable
+from functools import lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 
 import torch
 from torch import nn
+from transformers.utils import is_liger_kernel_available
 
 from .cpu import fast_products
 
 CHUNK_SCORES = 2**20  # scores that the full softmax holds at a time: 4 MB in float32, about the cache of a CPU core
+ACCELERATOR_CHUNK_SCORES = 2**26  # on an accelerator, which needs large products: 256 MB in float32
 CHUNK_TARGETS = 64  # but at least the scores of this many targets, so that products stay large
 
 
@@ -25,13 +32,14 @@ def softmax_loss(
     """Cross entropy over the whole catalogue: -log softmax(states @ item_table.T + item_bias)[target].
 
     The scores are computed, differentiated and dropped in chunks of targets, as in the
-    [Liger kernels](https://arxiv.org/abs/2410.10989), so no more than one chunk of them is ever held.
+    [Liger kernels](https://arxiv.org/abs/2410.10989), so no more than one chunk of them is ever held. On a GPU the
+    cross entropy of a chunk and its gradient are one kernel of `liger-kernel`, if it is installed.
 
     Args:
         states: (targets, hidden_size).
         item_table: (vocab_size, hidden_size).
         item_bias: (vocab_size,).
-        target_ids: (targets,).
+        target_ids: (targets,), -100 where there is nothing to predict.
         history_ids: (targets, n) items whose scores have an extra bias, for each target.
         history_bias: (targets, n) that bias; an item that occurs several times gets the sum.
 
@@ -70,7 +78,7 @@ def sampled_softmax_loss(
     """
     positive, negative = sampled_scores(states, item_vectors, item_bias, target_ids, negative_ids)
     scores = torch.cat([positive.unsqueeze(1), negative - log_expected_counts], dim=1)
-    return (scores.logsumexp(1) - positive).sum()
+    return (scores.logsumexp(1) - positive).masked_fill(target_ids < 0, 0.0).sum()
 
 
 def gbce_loss(
@@ -99,7 +107,8 @@ def gbce_loss(
     """
     positive, negative = sampled_scores(states, item_vectors, item_bias, target_ids, negative_ids)
     beta = gbce_weight(len(negative_ids), num_items, calibration)
-    return beta * nn.functional.softplus(-positive).sum() + nn.functional.softplus(negative).sum()
+    losses = beta * nn.functional.softplus(-positive) + nn.functional.softplus(negative).sum(1)
+    return losses.masked_fill(target_ids < 0, 0.0).sum()
 
 
 def gbce_weight(num_negatives: int, num_items: int, calibration: float) -> float:
@@ -127,6 +136,45 @@ def sampled_scores(states, item_vectors, item_bias, target_ids, negative_ids):
     return positive, negative.masked_fill(negative_ids == target_ids.unsqueeze(1), -math.inf)
 
 
+def chunk_targets(num_items: int, device: torch.device) -> int:
+    """Targets whose scores of all items are held at a time."""
+    scores = CHUNK_SCORES if device.type == "cpu" else ACCELERATOR_CHUNK_SCORES
+    return max(scores // num_items, CHUNK_TARGETS)
+
+
+def cross_entropy_(scores: torch.Tensor, target_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The (rows,) cross entropies of (rows, items) scores and, in their place, the gradients of the scores.
+
+    A row whose target is -100 has numbers without a meaning.
+    """
+    kernel = fused_cross_entropy() if scores.is_cuda and scores.dtype == torch.float32 else None
+    if kernel is not None:
+        return kernel(scores, target_ids)
+    targets = target_ids.clamp(min=0).unsqueeze(1)
+    best, own = scores.amax(1), scores.gather(1, targets).squeeze(1)
+    probabilities = torch.softmax(scores, dim=1, out=scores)
+    losses = best - own - probabilities.amax(1).log()
+    return losses, probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
+
+
+@lru_cache
+def fused_cross_entropy() -> Callable | None:
+    """[`cross_entropy_`] as one kernel of `liger-kernel`, None if it is not installed."""
+    if not is_liger_kernel_available() or find_spec("liger_kernel.backends") is None:  # older versions
+        return None
+    import_module("liger_kernel.functional")  # declares the kernels
+    dispatch = import_module("liger_kernel.backends").dispatch
+
+    def kernel(scores, target_ids):
+        count, options = len(scores), (None, -100, 0.0, 0.0, "sum", None)  # no weights, no smoothing, no cap
+        losses, *_, errors = dispatch(
+            "cross_entropy_loss_and_grad", scores, target_ids, *options, count, count, 0.0, False, False, False, True
+        )
+        return losses, errors
+
+    return kernel
+
+
 class ChunkedSoftmaxLoss(torch.autograd.Function):
     """[`softmax_loss`], whose gradients are computed in the forward pass, while the scores of a chunk are there."""
 
@@ -139,22 +187,21 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             gradients = [torch.zeros_like(tensor, dtype=dtype) for tensor in inputs]
         loss = table.new_zeros(())
-        rows = max(CHUNK_SCORES // len(table), CHUNK_TARGETS)
+        rows = chunk_targets(len(table), states.device)
         with torch.autocast(states.device.type, enabled=False), fast_products():
             for start in range(0, len(states), rows):
                 part = slice(start, start + rows)
-                chunk, targets, history = states[part].to(dtype), target_ids[part].unsqueeze(1), history_ids[part]
+                chunk, targets, history = states[part].to(dtype), target_ids[part], history_ids[part]
+                known = (targets >= 0).to(dtype).unsqueeze(1)
                 scores = torch.addmm(bias, chunk, table.t())  # (rows, vocab_size)
                 scores.scatter_add_(1, history, history_bias[part].to(dtype))
-                best, own = scores.amax(1), scores.gather(1, targets).squeeze(1)
-                probabilities = torch.softmax(scores, dim=1, out=scores)
-                loss += (best - own - probabilities.amax(1).log()).sum()
+                losses, errors = cross_entropy_(scores, targets)
+                loss += losses @ known.squeeze(1)
                 if gradients:
-                    errors = probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
-                    torch.mm(errors, table, out=gradients[0][part])
-                    gradients[1].addmm_(errors.t(), chunk)
-                    gradients[2].add_(errors.sum(0))
-                    torch.gather(errors, 1, history, out=gradients[3][part])
+                    torch.mm(errors, table, out=gradients[0][part]).mul_(known)
+                    gradients[1].addmm_(errors.t(), chunk * known)
+                    gradients[2].addmv_(errors.t(), known.squeeze(1))
+                    torch.gather(errors, 1, history, out=gradients[3][part]).mul_(known)
         if gradients:
             ctx.gradients = [gradient.to(like.dtype) for gradient, like in zip(gradients, inputs, strict=True)]
         return loss

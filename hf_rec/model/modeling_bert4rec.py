@@ -82,6 +82,12 @@ def given_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | N
     return input_ids if inputs_embeds is None else inputs_embeds
 
 
+def selects_labels(device: torch.device) -> bool:
+    """Whether the states of labelled positions are selected in training. An accelerator computes them everywhere, as
+    it would have to wait for the number of labels."""
+    return device.type == "cpu"
+
+
 def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the labels in each row, padded to the most labels of a row, and the labels there, -100 as padding.
 
@@ -115,8 +121,8 @@ def scored_positions(
                 f"of shape {tuple(labels.shape)}"
             )
         return positions, labels
-    if labels is None:
-        return None, None
+    if labels is None or not selects_labels(labels.device):
+        return None, labels
     positions, kept = labelled_positions(labels)
     most = 2 * positions.shape[1] > length  # then the states of all positions cost about as much
     return (None, labels) if most else (positions, kept)
@@ -374,6 +380,11 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         past = 0 if cache is None else cache.get_seq_length()
         return find_readable(states, attention_mask, past, self.config.is_decoder)
 
+    def reads_mask_alone(self, states: torch.Tensor) -> bool:
+        """Whether the mask of padding is given to the attention as it is. Transformers leaves out a mask without
+        padding, for which an accelerator would have to wait."""
+        return self.config._attn_implementation == "sdpa" and not selects_labels(states.device)
+
     def attention_masks(self, states, attention_mask, cache, positions):
         """The mask of all queries, and that of the queries at (batch, n) `positions`, or of all if None."""
         if self.config.is_decoder:
@@ -386,6 +397,9 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
                 self.config, states, attention_mask, cache, allow_is_causal_skip=False
             )  # (batch, 1, length, keys)
             return mask, rows.gather(2, positions[:, None, :, None].expand(-1, -1, -1, rows.shape[-1]))
+        if attention_mask is not None and attention_mask.dim() == 2 and self.reads_mask_alone(states):
+            mask = attention_mask[:, None, None].bool()
+            return mask, mask
         mask = create_bidirectional_mask(self.config, states, attention_mask)
         if positions is None:
             return mask, mask
@@ -426,7 +440,8 @@ class Bert4RecScores(nn.Module):
         return scores
 
     def loss(self, states, items: ItemTable, target_ids, repeats: tuple = (), num_items_in_batch=None):
-        """`config.loss_type` of (targets, hidden_size) states: a mean, or the sum over `num_items_in_batch`."""
+        """`config.loss_type` of (targets, hidden_size) states and their targets, -100 where there is none: a mean, or
+        the sum over `num_items_in_batch`."""
         config = self.config
         if config.loss_type == "softmax":
             loss = softmax_loss(states, items.all_items(), self.bias, target_ids, *repeats)
@@ -434,14 +449,14 @@ class Bert4RecScores(nn.Module):
             negative_ids = sample_items(
                 config.num_negatives, config.vocab_size, config.special_token_ids, states.device
             )
-            ids = torch.cat([target_ids, negative_ids])
+            ids = torch.cat([target_ids.clamp(min=0), negative_ids])
             sampled = (states, items(ids), self.bias[ids], target_ids, negative_ids)
             if config.loss_type == "sampled_softmax":
                 loss = sampled_softmax_loss(*sampled, math.log(config.num_negatives / config.num_items))
             else:
                 loss = gbce_loss(*sampled, config.num_items, config.gbce_calibration)
-        targets = torch.as_tensor(len(target_ids) if num_items_in_batch is None else num_items_in_batch)
-        return loss / targets.clamp(min=1)  # a batch of histories of one item has no target
+        count = (target_ids >= 0).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
+        return loss / count.clamp(min=1)  # a batch of histories of one item has no target
 
 
 def initial_bias(config: Bert4RecConfig) -> float:
@@ -513,13 +528,18 @@ class Bert4RecRecommender(Bert4RecPreTrainedModel):
     def score_states(self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch):
         """Loss and logits of the states that the encoder computed at `positions`, or everywhere if None."""
         states = outputs.last_hidden_state
+        everywhere = labels is not None and self.training and not selects_labels(states.device)
         repeats = ()
         if self.config.use_repeat_bias:
-            repeats = self.find_repeats(outputs.cache, positions, labels, input_ids, attention_mask)
-        if labels is not None:
+            selected = None if everywhere else labels
+            repeats = self.find_repeats(outputs.cache, positions, selected, input_ids, attention_mask)
+        if everywhere:
+            states, targets = states.flatten(0, 1), labels.flatten()
+            repeats = tuple(part.flatten(0, 1) for part in repeats)
+        elif labels is not None:
             states, targets = states[labels != -100], labels[labels != -100]
-            if self.training:
-                return self.scores.loss(states, self.scoring_items, targets, repeats, num_items_in_batch), None
+        if labels is not None and self.training:
+            return self.scores.loss(states, self.scoring_items, targets, repeats, num_items_in_batch), None
         logits = self.scores(states, self.scoring_items, repeats)
         loss = None
         if labels is not None:

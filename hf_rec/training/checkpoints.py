@@ -225,12 +225,26 @@ def read_tensors(path: Path) -> None:
 
 
 def check_processes(args: TrainingArguments) -> None:
-    """Raise if several processes were started but each would train alone."""
+    """Raise if several processes were asked for but each would train alone, and for weights that would not be sharded.
+
+    Raises:
+        ValueError: for processes that do not know of each other, and for `--fsdp`.
+    """
     started = int(os.environ.get("WORLD_SIZE", 1))
     if started > 1 and args.world_size == 1:
         raise ValueError(
             f"{started} processes were started, but each of them would train alone; on a machine without GPUs give "
             "--use_cpu"
+        )
+    by_accelerate = os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" and "MASTER_PORT" in os.environ
+    if by_accelerate and args.world_size == 1:
+        raise ValueError(
+            "`accelerate launch --cpu` starts one process, whatever --num_processes says; give --multi_gpu in its "
+            "place, which also starts processes without GPUs, and --use_cpu to this command"
+        )
+    if args.fsdp:
+        raise ValueError(
+            "--fsdp is no option of this command; scripts/train_with_trainer.py --sharded shards the weights"
         )
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
-from ..model.losses import CHUNK_SCORES, CHUNK_TARGETS, sample_items
+from ..model.losses import chunk_targets, sample_items
 from ..model.modeling_bert4rec import scored_positions
 from .create import load_model
 from .trainer import RecommendationTrainer
@@ -143,13 +143,13 @@ def load_teachers(folders: Sequence[str], student: PreTrainedModel, tokenizer: I
 
 
 def labelled_states(
-    model: PreTrainedModel, input_ids, labels, attention_mask=None, event_features=None
+    model: PreTrainedModel, input_ids, labels, attention_mask=None, event_features=None, logits_to_keep=0
 ) -> tuple[torch.Tensor, torch.Tensor, tuple]:
     """(targets, hidden_size) states at the labels of a batch of training, the (targets,) labels, and the items of the
     histories with their biases, where the model has some."""
     if model.config.is_decoder:
         labels = nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-    positions, labels = scored_positions(labels, 0, labels.shape)
+    positions, labels = scored_positions(labels, logits_to_keep, labels.shape)
     outputs = model.base_model(
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -221,7 +221,7 @@ def divergence(learned: Scored, taught: Scored, temperature: float = 1.0) -> tor
             found, wanted = ((scored.chunk(part) / temperature).log_softmax(1) for scored in (learned, taught))
             return nn.functional.kl_div(found, wanted, reduction="sum", log_target=True)
 
-    rows = max(CHUNK_SCORES // len(learned.vectors), CHUNK_TARGETS)
+    rows = chunk_targets(len(learned.vectors), learned.states.device)
     parts = [slice(start, start + rows) for start in range(0, len(learned.states), rows)]
     return temperature**2 * sum(
         (checkpoint(of_chunk, part, use_reentrant=False) for part in parts), start=learned.states.new_zeros(())

@@ -1,6 +1,7 @@
 """Training a model on tokenized splits."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import ranking_metrics
 from .arguments import complete_arguments, count_targets
 from .distill import Distillation, DistillationTrainer
+from .optimization import sparse_rows
 from .trainer import RecommendationTrainer, Stopwatch, sparse_optimizer, updates_rows
 
 
@@ -45,13 +47,8 @@ def fit(
     trainer = make_trainer(
         model, tokenizer, tokenized, args, collator=collator, patience=patience, distillation=distillation
     )
-    try:
-        for table in model.tables:
-            table.sparse_gradients = updates_rows(model.config, trainer.args)
+    with sparse_rows(model) if updates_rows(model.config, trainer.args) else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
-    finally:
-        for table in model.tables:
-            table.sparse_gradients = False
     check_finite(model)
     return trainer
 

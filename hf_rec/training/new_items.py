@@ -4,6 +4,8 @@ import copy
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel
 
@@ -37,7 +39,9 @@ def choose_new_item_offset(model: PreTrainedModel, tokenized: DatasetDict, most_
     forgetful = forget_items(
         model, *(torch.from_numpy(ids.astype(np.int64)) for ids in (np.setdiff1d(items, new), new))
     )
-    ranks = warm_ranks(forgetful, tokenized["validation"], new)
+    with PartialState().split_between_processes(tokenized["validation"]) as part:
+        ranks = gather_object([warm_ranks(forgetful, part, new)])
+    ranks = [np.concatenate(of_offset) for of_offset in zip(*ranks, strict=True)]
     accuracy = [ndcg(rank, 10) for rank in ranks]
     kept = np.cumprod([value >= (1 - most_loss) * accuracy[0] for value in accuracy])
     return float(OFFSETS[max(int(kept.sum()) - 1, 1)])
@@ -56,7 +60,7 @@ def forget_items(model: PreTrainedModel, known: torch.Tensor, new: torch.Tensor)
 @torch.inference_mode()
 def warm_ranks(model: PreTrainedModel, split: Dataset, new: np.ndarray) -> list[np.ndarray]:
     """The ranks of the targets that are not new, for each of `OFFSETS` of the scores of new items."""
-    config, ranks = model.config, [[] for _ in OFFSETS]
+    config, ranks = model.config, [[np.empty(0, dtype=np.int64)] for _ in OFFSETS]
     is_new = torch.zeros(config.vocab_size, dtype=torch.bool)
     is_new[torch.from_numpy(new.astype(np.int64))] = True
     batch_size = choose_eval_batch_size(config.vocab_size)

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..compat import last_log, length_grouping
 from ..data.collator import COLLATED
 from ..model.configuration_bert4rec import Bert4RecConfig
+from ..model.modeling_bert4rec import Bert4RecForMaskedLM, labelled_positions
 from .optimization import SparseRowAdamW
 from .recipes import LARGE_CATALOGUE
 from .sampler import ShuffledLengthGroupedSampler
@@ -29,6 +31,8 @@ class RecommendationTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        if self.args.data_seed is None:  # one order for all processes, which draw other noise
+            self.accelerator.dataloader_config.data_seed = self.args.seed
         replaced = {
             "label_smoothing_factor": self.args.label_smoothing_factor,
             "compute_loss_func": self.compute_loss_func,
@@ -42,7 +46,8 @@ class RecommendationTrainer(Trainer):
 
     def get_train_dataloader(self):
         given = self.data_collator
-        self.data_collator = self.redrawer = Redrawer(given)
+        compact = isinstance(self.model, Bert4RecForMaskedLM) and self.args.device.type != "cpu"
+        self.data_collator = self.redrawer = Redrawer(compact_labels(given) if compact else given)
         try:
             return super().get_train_dataloader()
         finally:
@@ -54,7 +59,8 @@ class RecommendationTrainer(Trainer):
         if grouping is not None:
             batch_size, lengths = grouping
             lengths = np.minimum(lengths, self.model.config.max_position_embeddings).tolist()
-            self.train_sampler = ShuffledLengthGroupedSampler(batch_size, lengths, self.args.seed)
+            of_all = batch_size * self.args.world_size
+            self.train_sampler = ShuffledLengthGroupedSampler(of_all, lengths, self.args.seed)
         return self.train_sampler
 
     def _save_rng_state(self, output_dir):
@@ -62,9 +68,12 @@ class RecommendationTrainer(Trainer):
         if self.redrawer.before is not None:
             draws = {"before": self.redrawer.before, "after": torch.get_rng_state()}
             save_file(draws, self.draws_file(output_dir))
+        self.accelerator.wait_for_everyone()  # what is saved next says that the checkpoint is whole
 
     def _init_training_state(self, max_steps, steps_per_epoch, num_epochs, checkpoint, trial):
         epochs, batches = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, checkpoint, trial)
+        if self.args.world_size > 1:
+            set_seed(self.args.seed, device_specific=True)
         if batches:
             if hasattr(self.train_sampler, "set_epoch"):  # which accelerate does not reach in several processes
                 self.train_sampler.set_epoch(epochs)
@@ -89,6 +98,18 @@ class RecommendationTrainer(Trainer):
         metric = f"eval_{self.args.metric_for_best_model.removeprefix('eval_')}"
         objective = compute_objective or (lambda metrics: metrics[metric])
         return super().hyperparameter_search(hp_space, objective, n_trials, direction, **kwargs)
+
+
+def compact_labels(collate: Callable) -> Callable:
+    """A collator of batches for an encoder whose labels are those of the positions `logits_to_keep`. An accelerator
+    would have to wait for the positions if it had to find them."""
+
+    def collate_compact(rows):
+        batch = collate(rows)
+        positions, labels = labelled_positions(batch["labels"])
+        return batch | {"logits_to_keep": positions, "labels": labels}
+
+    return collate_compact
 
 
 class Redrawer:
@@ -137,7 +158,7 @@ class Stopwatch(TrainerCallback):
 def updates_rows(config: Bert4RecConfig, args: TrainingArguments) -> bool:
     """Whether a training step updates only the rows of the item table that it uses."""
     large = config.loss_type != "softmax" and config.vocab_size >= LARGE_CATALOGUE and not config.item_codes
-    return large and args.world_size == 1 and not args.fp16
+    return large and not args.fp16
 
 
 def sparse_optimizer(args: TrainingArguments) -> tuple[type, dict[str, Any]]:

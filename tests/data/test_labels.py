@@ -272,7 +272,7 @@ def test_training_draws_every_labelled_event_within_windows_that_fit(is_decoder)
 
 
 def test_a_causal_batch_hides_the_features_of_its_targets_alone(monkeypatch):
-    monkeypatch.setattr("hf_rec.data.collator.FORGET_PROBABILITY", 0.0)
+    monkeypatch.setattr("hf_rec.data.label_collator.FORGET_PROBABILITY", 0.0)
     features = [
         Feature("rating", "category", values=["1", "2"]),
         Feature("country", "category", "request", values=["x"]),
@@ -291,7 +291,7 @@ def test_a_causal_batch_hides_the_features_of_its_targets_alone(monkeypatch):
 
 @pytest.mark.parametrize("is_decoder", [False, True])
 def test_the_next_event_is_a_mask_after_the_history(letters, is_decoder, monkeypatch):
-    monkeypatch.setattr("hf_rec.data.collator.FORGET_PROBABILITY", 0.0)
+    monkeypatch.setattr("hf_rec.data.label_collator.FORGET_PROBABILITY", 0.0)
     splits = labelled_splits()
     label = fit_label("rating >= 4", "next_event", splits)
     features = [Feature("rating", "category", values=["1", "2", "3", "4", "5"])]

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_rec import Feature, RecommendationCollator
-from hf_rec.data import collator as collator_module
 from hf_rec.model.inputs import build_inputs, build_request
 
 FEATURES = [
@@ -191,16 +190,11 @@ def moved(model, batches: list[dict[str, torch.Tensor]], place: tuple[int, int])
     return bool((before - after).abs().max() > 0.01)
 
 
-@pytest.fixture
-def nothing_forgotten(monkeypatch):
-    monkeypatch.setattr(collator_module, "FORGET_PROBABILITY", 0.0)
-    monkeypatch.setattr(collator_module, "START_PROBABILITY", 0.0)
-
-
-@pytest.mark.usefixtures("nothing_forgotten")
 def test_an_encoder_reads_the_request_of_a_target_and_all_of_the_other_events(encoder):
     history, codes = [3, 4, 5, 6], random_codes(np.random.default_rng(0), 4)
-    collator = RecommendationCollator(encoder.config, mask_probability=0.0, last_item_probability=1.0)
+    collator = RecommendationCollator(
+        encoder.config, mask_probability=0.0, last_item_probability=1.0, forget_probability=0.0
+    )
     assert collator([{"input_ids": history, "event_features": codes}])["labels"].tolist() == [[-100] * 3 + [6]]
 
     def changes(event: int, column: int) -> bool:
@@ -213,10 +207,9 @@ def test_an_encoder_reads_the_request_of_a_target_and_all_of_the_other_events(en
     assert all(changes(event, column) for event in range(3) for column in range(7))
 
 
-@pytest.mark.usefixtures("nothing_forgotten")
 def test_a_decoder_reads_the_request_of_a_target_and_all_of_the_events_before(decoder):
     history, codes = [3, 4, 5, 6], random_codes(np.random.default_rng(0), 4)
-    collator = RecommendationCollator(decoder.config)
+    collator = RecommendationCollator(decoder.config, start_probability=0.0, forget_probability=0.0)
 
     def changes(event: int, column: int) -> bool:
         other = codes.copy()

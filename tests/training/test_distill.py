@@ -9,6 +9,7 @@ from runs import SIZES, arguments, chains_log, steps
 from torch import nn
 
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
+from hf_rec.model import losses
 from hf_rec.training import create_model, distill, fit
 from hf_rec.training.distill import (
     Distillation,
@@ -46,8 +47,8 @@ def other_seed(model, seed: int = 1):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("chunk", [1, 2**20])
 def test_the_divergence_is_that_of_the_softmax_over_all_scores(repeating_recommender, temperature, chunk, monkeypatch):
-    monkeypatch.setattr(distill, "CHUNK_SCORES", chunk)
-    monkeypatch.setattr(distill, "CHUNK_TARGETS", 3)
+    monkeypatch.setattr(losses, "CHUNK_SCORES", chunk)
+    monkeypatch.setattr(losses, "CHUNK_TARGETS", 3)
     student, teacher = repeating_recommender, other_seed(repeating_recommender)
     batch = a_batch(is_decoder=student.config.is_decoder)
     found = divergence(scored(student, batch), Distillation([teacher]).teach(batch), temperature)
