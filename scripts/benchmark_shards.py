@@ -1,6 +1,6 @@
 #!/usr/bin/env python
-"""Memory of `hf-rec train` against the rows of the log: of prepared sequences that are mapped into memory, of those that
-are streamed, and of sequences that are read whole.
+"""Memory of `hf-rec train` against the rows of the log, for sequences of `hf-rec prepare` that are mapped into memory or
+streamed, and for sequences that are read whole.
 
 Writes folders of generated sequences in the format of `hf-rec prepare`, trains a few steps on each in a process of its
 own, and prints a table; JSON and a plot are written after each run. The peak of all memory counts pages of files that

@@ -41,8 +41,9 @@ class UpdateArguments:
     newest_share: float = field(
         default=0.3,
         metadata={
-            "help": "Share of the events since the training of the served model, the newest ones, that both models "
-            "are compared on; the next update trains on them."
+            "help": "Share of the events that the served model was not trained on, the newest ones, that both models "
+            "are compared on. The next update trains on them. With 0.5 they are about as many as came since the last "
+            "update."
         },
     )
     min_targets: int = field(

@@ -83,8 +83,8 @@ def update_recommender(
         sources: Where events come from, as [`file_source`] and [`kafka_source`] return them.
         args: Arguments of the training; `output_dir` is the folder of the updates.
         model_name_or_path: A saved model to begin with.
-        newest_share: Of the events since the training of the served model, those that both models are compared on; for
-            the first model a tenth of all events.
+        newest_share: Of the events that the served model was not trained on, those that both models are compared on;
+            for the first model a tenth of all events.
         min_targets: Users with newest events and a history before; with fewer the events wait for the next call.
         tolerance: How far below the served model a new one may be.
         columns: Columns of the events that the model reads; those of the first call if there are none.
@@ -97,8 +97,8 @@ def update_recommender(
     Raises:
         ValueError: for a folder in use, a share out of range, and what the sources and the training refuse.
     """
-    if not 0 < newest_share <= 1:
-        raise ValueError(f"the share of the newest events must be above 0 and at most 1, got {newest_share}")
+    if not 0 < newest_share < 1:
+        raise ValueError(f"the share of the newest events must be above 0 and below 1, got {newest_share}")
     if args.push_to_hub:
         raise ValueError("an update decides whether to serve its model after training; push the served folder then")
     with UpdateFolder(Path(args.output_dir)) as folder:
@@ -124,11 +124,11 @@ class Trainee(NamedTuple):
         """Train a model into a folder, from the served one or from scratch; its metric on the test split."""
         args = copy.copy(self.args)
         args.output_dir = str(folder)
-        new = {} if served is None else {"model_name_or_path": str(served)}
-        kept = (
-            self.options if served is None else {name: self.options[name] for name in FURTHER if name in self.options}
-        )
-        results = train_recommender(splits, args, **kept, **new)
+        options = dict(self.options)
+        if served is not None:
+            options = {name: value for name, value in options.items() if name in FURTHER}
+            options["model_name_or_path"] = str(served)
+        results = train_recommender(splits, args, **options)
         return results[folder.name][self.metric]
 
     def measure(self, folder: Path, splits: DatasetDict) -> float:
