@@ -5,6 +5,7 @@ these modules take a second to load, so the functions import them.
 """
 
 import sys
+from collections.abc import Sequence
 
 from torch.utils.data import Sampler
 
@@ -19,13 +20,13 @@ def arrow_column(column):
     return column
 
 
-def length_grouping(sampler: Sampler | None) -> tuple[int, list[int]] | None:
+def length_grouping(sampler: Sampler | None) -> tuple[int, Sequence[int]] | None:
     """Histories of a step and the length of each history, of the sampler that Transformers made; else None."""
     from transformers.trainer_pt_utils import LengthGroupedSampler
 
     if not isinstance(sampler, LengthGroupedSampler):
         return None
-    return sampler.batch_size, sampler.lengths[:]
+    return sampler.batch_size, sampler.lengths
 
 
 def last_log(state) -> dict:

@@ -10,11 +10,13 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from ..data.encode import DERIVED
 from ..data.expressions import columns_of, filter_table
-from ..data.files import TableFiles
+from ..data.files import TableFiles, is_prepared
 from ..data.items import item_columns, one_row_each
 from ..data.sequences import build_sequences, read_sequences
+from ..data.shards import SequenceShards
 from ..data.sources import PRESETS, as_table, column_names, load_log
-from ..data.splits import join_splits, leave_one_out, temporal_split
+from ..data.splits import join_splits, leave_one_out, temporal_cuts, temporal_split
+from ..data.streams import TrainingShards
 from ..data.tokenization_items import ItemTokenizer
 from ..data.users import join_users
 from ..model.features import Feature
@@ -25,6 +27,11 @@ from ..model.rules import Eligible, Rule, read_rules
 TABLE = (
     *("dataset_config_name", "dataset_split", "user_column", "item_column", "time_column", "time_format"),
     "basket_column",
+)
+# Options that have no meaning for prepared sequences.
+OF_LOG = (
+    *(*TABLE, "delimiter", "column_names", "filter", "users_file", "min_user_count", "min_item_count"),
+    *("validation_file", "test_file"),
 )
 FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is given, alone or with "true" or "false"
 
@@ -104,7 +111,7 @@ class DataArguments(LogArguments):
         default=None,
         metadata={
             "help": "Interaction log, one row for each interaction, or a sequence of item_ids for each user_id: "
-            "Parquet, CSV or JSON lines files, folders or patterns of them."
+            "Parquet, CSV or JSON lines files, folders or patterns of them; or a folder of `hf-rec prepare`."
         },
     )
     validation_file: list[str] | None = field(
@@ -125,6 +132,13 @@ class DataArguments(LogArguments):
     min_item_count: int | None = field(
         default=None,
         metadata={"help": "Leave out items with fewer interactions; default: none, or as in the named data set."},
+    )
+    sample_users: int = field(
+        default=20_000,
+        metadata={
+            "help": "Of a folder of `hf-rec prepare`: users that are drawn for evaluation, the baselines and the fit "
+            "of features, and held in memory; 0 for all."
+        },
     )
     split: str = field(
         default="leave-one-out",
@@ -196,13 +210,53 @@ class DataArguments(LogArguments):
         """
         targets, options = self.targets, self.build_options
         columns = list(dict.fromkeys([*columns, *(targets or ())]))
+        if self.prepared:
+            return self.split_sequences(self.draw_sample(columns))
         if self.test_file:
             parts = (self.train_file, self.validation_file, self.test_file)
             sequences = [self.load_sequences(self.open_files(files), columns, **options) for files in parts]
             return join_splits(*sequences, target_events=targets)
-        sequences = self.load_sequences(self.open_log(), columns, **options)
+        return self.split_sequences(self.load_sequences(self.open_log(), columns, **options))
+
+    def split_sequences(self, sequences: Dataset) -> DatasetDict:
         split = leave_one_out if self.split == "leave-one-out" else temporal_split
-        return split(sequences, target_events=targets)
+        return split(sequences, target_events=self.targets)
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the log is a folder of `hf-rec prepare`."""
+        return bool(self.train_file) and len(self.train_file) == 1 and is_prepared(self.train_file[0])
+
+    def kept_of_shards(self, columns: Iterable[str]) -> tuple[SequenceShards, list[str]]:
+        """The prepared shards and their columns that are read.
+
+        Raises:
+            ValueError: for options of a log.
+        """
+        given = [name for name in OF_LOG if getattr(self, name) != getattr(DataArguments, name)]
+        if given:
+            raise ValueError(f"{given} are options of a log; give them to `hf-rec prepare`, which wrote this folder")
+        shards = SequenceShards(self.train_file[0])
+        baskets = {"basket_ids"} & {*shards.column_names}
+        columns = dict.fromkeys([*columns, *(self.targets or ()), *baskets])
+        return shards, [name for name in columns if name in shards.column_names or name not in DERIVED]
+
+    def draw_sample(self, columns: Iterable[str]) -> Dataset:
+        shards, columns = self.kept_of_shards(columns)
+        return shards.sample(self.sample_users, columns)
+
+    def load_shards(self, columns: Iterable[str], streaming: bool) -> tuple[DatasetDict, TrainingShards]:
+        """The splits of a sample of the users of prepared shards, and the training part of all users.
+
+        Args:
+            columns: As for [`load_splits`].
+        """
+        shards, columns = self.kept_of_shards(columns)
+        shards.check_users()
+        sample = shards.sample(self.sample_users, columns)
+        start = temporal_cuts(sample)[0] if self.split == "temporal" else None
+        training = TrainingShards(shards, len(sample), columns, self.targets, start, streaming)
+        return self.split_sequences(sample), training
 
     def items_of_log(self, columns: Iterable[str]) -> pa.Table:
         """A row for each item with its most frequent value of each column of the log."""

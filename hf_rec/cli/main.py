@@ -8,6 +8,7 @@ from huggingface_hub.errors import StrictDataclassError
 
 COMMANDS = {
     "train": "train a recommender on an interaction log and evaluate it",
+    "update": "train the served recommender further on the newest events",
     "evaluate": "evaluate a saved recommender or classifier beside baselines",
     "recommend": "recommend for a history, or for every user of a log",
     "similar": "list the items that are the most similar to given ones",

@@ -7,10 +7,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets import DatasetDict
 from transformers import HfArgumentParser
 
 from ..data.encode import split_name
 from ..data.items import split_kept
+from ..data.streams import TrainingShards
 from ..hub.card import results_tables
 from ..hub.classifier_card import label_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
@@ -169,6 +171,14 @@ class ModelArguments:
         default=10, metadata={"help": "Stop after this many validations without a better metric."}
     )
 
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "Read a folder of `hf-rec prepare` as it is, again in each epoch; default: its tokens are written "
+            "to the cache of datasets once and mapped into memory."
+        },
+    )
+
     license: str | None = field(
         default=None, metadata={"help": "License of the weights, for the model card, as 'apache-2.0'; default: none."}
     )
@@ -258,9 +268,11 @@ def main(arguments: list[str] | None = None) -> None:
         )
     else:
         title, tables = "Test metrics, full ranking", results_tables
+        splits, shards = load_data(data, model)
         results = train_recommender(
-            data.load_splits(model.columns()),
+            splits,
             args,
+            shards=shards,
             removed=model.remove_items or (),
             replace=model.replace_items,
             hold_out=data.hold_out_items,
@@ -273,6 +285,15 @@ def main(arguments: list[str] | None = None) -> None:
         )
     if results:
         print(f"\n{title}:\n\n{tables(results)}\n\nModel, card and results: {args.output_dir}")
+
+
+def load_data(data: DataArguments, model: ModelArguments) -> tuple[DatasetDict, TrainingShards | None]:
+    """The splits, and the shards that are trained on, if there are some."""
+    if data.prepared:
+        return data.load_shards(model.columns(), model.streaming)
+    if model.streaming:
+        raise ValueError("--streaming reads a folder of `hf-rec prepare`; give it as the --train_file")
+    return data.load_splits(model.columns()), None
 
 
 def parse(parser: HfArgumentParser, arguments: list[str]) -> tuple:

@@ -1,6 +1,8 @@
 """Columns of ids, times and lists in Arrow, which the tokenizer and the data path share."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +12,8 @@ from transformers.utils import logging
 from ..compat import arrow_column
 
 logger = logging.get_logger(__name__)
+
+SILENT = ContextVar("SILENT", default=False)
 
 EXACT_BITS = {16: 11, 32: 24, 64: 53}  # of the whole numbers that a float of so many bits tells apart
 # Usual ways to write a time; the day comes first in some countries, the month in others.
@@ -196,5 +200,15 @@ def whole_times(column: pa.Array, name: str) -> np.ndarray:
 
 def report(count: int, total: int, what: str) -> None:
     """Log how much was left out, if anything."""
-    if count:
+    if count and not SILENT.get():
         logger.warning(f"left out {count:,} of {total:,}: {what}")
+
+
+@contextmanager
+def silent_reports() -> Iterator[None]:
+    """Nothing is logged by [`report`] in this block: of rows that are read again and again."""
+    token = SILENT.set(True)
+    try:
+        yield
+    finally:
+        SILENT.reset(token)

@@ -101,31 +101,36 @@ def tokenize_splits(splits: DatasetDict, tokenizer: ItemTokenizer, features: Seq
     Raises:
         ValueError: for a training split without any known item.
     """
-    tokenized = {}
-    for name, split in splits.items():
-        input_ids = tokenizer.encode_column(split["item_ids"])
-        known = input_ids.flatten().to_numpy() != tokenizer.unk_token_id
-        report(int((~known).sum()), len(known), f"interactions of the {name} split with items unknown to the model")
-        if name == "train" and not known.any():
-            raise ValueError(
-                f"the model knows none of the items of the {name} split, such as {split['item_ids'][0][:3]}"
-            )
-        input_ids = filter_lists(input_ids, known)
-        columns = {"user_id": as_array(split["user_id"]), "input_ids": input_ids, "length": list_lengths(input_ids)}
-        if "target_id" in split.column_names:
-            targets = make_lists(as_array(split["target_id"]), np.ones(len(split)))
-            columns["labels"] = tokenizer.encode_column(targets).flatten()
-            unknown = int(pc.sum(pc.equal(columns["labels"], tokenizer.unk_token_id), min_count=0).as_py())
-            report(
-                unknown, len(split), f"{name} targets that no ranking can hit, as the model does not know the items"
-            )
-        elif "basket_ids" in split.column_names:
-            columns["basket_ids"] = filter_lists(as_array(split["basket_ids"]), known)
-        if features:
-            columns["event_features"] = encode_events(split, features, known)
-        table = pa.table(columns)
-        tokenized[name] = Dataset(table if "labels" in columns else table.filter(pc.greater(table["length"], 0)))
-    return DatasetDict(tokenized)
+    tokenized = DatasetDict({name: tokenize_split(split, name, tokenizer, features) for name, split in splits.items()})
+    if "train" in tokenized and not len(tokenized["train"]):
+        raise ValueError(
+            f"the model knows none of the items of the train split, such as {splits['train']['item_ids'][0][:3]}"
+        )
+    return tokenized
+
+
+def tokenize_split(split: Dataset, name: str, tokenizer: ItemTokenizer, features: Sequence[Feature] = ()) -> Dataset:
+    """One split, as [`tokenize_splits`] makes it; without a target it may be left without rows.
+
+    Args:
+        name: Of the split, for warnings.
+    """
+    input_ids = tokenizer.encode_column(split["item_ids"])
+    known = input_ids.flatten().to_numpy() != tokenizer.unk_token_id
+    report(int((~known).sum()), len(known), f"interactions of the {name} split with items unknown to the model")
+    input_ids = filter_lists(input_ids, known)
+    columns = {"user_id": as_array(split["user_id"]), "input_ids": input_ids, "length": list_lengths(input_ids)}
+    if "target_id" in split.column_names:
+        targets = make_lists(as_array(split["target_id"]), np.ones(len(split)))
+        columns["labels"] = tokenizer.encode_column(targets).flatten()
+        unknown = int(pc.sum(pc.equal(columns["labels"], tokenizer.unk_token_id), min_count=0).as_py())
+        report(unknown, len(split), f"{name} targets that no ranking can hit, as the model does not know the items")
+    elif "basket_ids" in split.column_names:
+        columns["basket_ids"] = filter_lists(as_array(split["basket_ids"]), known)
+    if features:
+        columns["event_features"] = encode_events(split, features, known)
+    table = pa.table(columns)
+    return Dataset(table if "labels" in columns else table.filter(pc.greater(table["length"], 0)))
 
 
 def encode_events(split: Dataset, features: Sequence[Feature], known: np.ndarray) -> pa.ListArray:

@@ -19,6 +19,7 @@ logger = logging.get_logger(__name__)
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".txt": "\t", ".data": "\t", ".dat": "::"}
 JSON = {".json", ".jsonl", ".ndjson"}
 READABLE = {".parquet", *DELIMITERS, *JSON}
+MANIFEST, SEQUENCES = "prepare.json", "sequences"  # of a folder that `hf-rec prepare` wrote
 SEPARATOR = "\x1f"  # stands for a delimiter of several characters, which Arrow does not read
 
 
@@ -162,11 +163,18 @@ def is_path(value) -> bool:
     return isinstance(value, (str, Path))
 
 
+def is_prepared(path: str | Path) -> bool:
+    """Whether a path is a folder that `hf-rec prepare` wrote."""
+    return (Path(path) / MANIFEST).is_file()
+
+
 def find_files(path: str | Path) -> list[Path]:
     """The files of a path: itself, the readable ones of a folder, or those that match a pattern."""
     path = Path(path)
     if path.is_file():
         return [path]
+    if is_prepared(path):
+        path /= SEQUENCES
     if path.is_dir() and str(path):
         found = [file for file in path.iterdir() if file.is_file() and READABLE.intersection(suffixes(file))]
         found = [file for file in found if not file.name.startswith((".", "_"))]

@@ -33,22 +33,30 @@ def leave_one_out(sequences: Dataset, target_events: TargetEvents | None = None)
         `train` with the columns of the sequences; `validation` and `test` with the history before the target as
         `item_ids` and `timestamps`, and the target as `target_id` and `target_time`.
     """
-    lengths = list_lengths(as_array(sequences["item_ids"]))
-    candidates = Candidates(sequences, target_events)
-    test, validation = candidates.of_users(last=1), candidates.of_users(last=2)
+    check_target_events(sequences, target_events)
+    training, validation, test = last_places(sequences, target_events)
     evaluated = validation.history > 0
     if not evaluated.any():
         what = "baskets" if "basket_ids" in sequences.column_names else "items"
         raise ValueError(
-            f"none of the {len(lengths)} users has 3 {what}, as leave-one-out needs (training, validation, test)"
+            f"none of the {len(evaluated)} users has 3 {what}, as leave-one-out needs (training, validation, test)"
             if target_events is None
-            else f"none of the {len(lengths)} users has a history before two of the target events {target_events}"
+            else f"none of the {len(evaluated)} users has a history before two of the target events {target_events}"
         )
     return DatasetDict(
-        train=cut_histories(sequences, np.where(evaluated, validation.history, lengths)),
-        validation=with_targets(sequences, *validation.where(evaluated)),
-        test=with_targets(sequences, *test.where(evaluated)),
+        train=cut_histories(sequences, training),
+        validation=with_targets(sequences, *validation),
+        test=with_targets(sequences, *test),
     )
+
+
+def last_places(sequences: Dataset, target_events: TargetEvents | None) -> tuple[np.ndarray, "Places", "Places"]:
+    """For each user the events that leave-one-out trains on, and the targets of validation and test."""
+    candidates = Candidates(sequences, target_events)
+    test, validation = candidates.of_users(last=1), candidates.of_users(last=2)
+    evaluated = validation.history > 0
+    lengths = list_lengths(as_array(sequences["item_ids"]))
+    return np.where(evaluated, validation.history, lengths), validation.where(evaluated), test.where(evaluated)
 
 
 class Places(NamedTuple):
@@ -100,20 +108,22 @@ class Candidates:
         return Places(self.places[event], self.histories[event]).where(found)
 
 
-def events_with(sequences: Dataset, values: TargetEvents) -> np.ndarray:
-    """(events,) mask of the events that have one of the values in each of the columns.
-
-    Raises:
-        ValueError: for a column that the sequences do not have, and a value that no event has.
-    """
-    kept = np.ones(int(list_lengths(as_array(sequences["item_ids"])).sum()), dtype=bool)
-    for name, wanted in values.items():
+def check_target_events(sequences: Dataset, target_events: TargetEvents | None) -> None:
+    """Raise for a column that the sequences do not have, and a value that no event has."""
+    for name, wanted in (target_events or {}).items():
         if name not in list_columns(sequences):
             raise ValueError(f"target events need a column {name!r}, the sequences have {list_columns(sequences)}")
+        names = {category_name(value) for value in as_array(sequences[name]).flatten().unique().to_pylist()}
+        if missing := sorted({*wanted} - names):
+            raise ValueError(f"no event has {name}={missing[0]}; the log has {sorted(filter(None, names))[:20]}")
+
+
+def events_with(sequences: Dataset, values: TargetEvents) -> np.ndarray:
+    """(events,) mask of the events that have one of the values in each of the columns."""
+    kept = np.ones(int(list_lengths(as_array(sequences["item_ids"])).sum()), dtype=bool)
+    for name, wanted in values.items():
         encoded = as_array(sequences[name]).flatten().dictionary_encode()
         names = [category_name(value) for value in encoded.dictionary.to_pylist()]
-        if missing := sorted({*wanted} - {*names}):
-            raise ValueError(f"no event has {name}={missing[0]}; the log has {sorted(filter(None, names))[:20]}")
         chosen = np.append([value in wanted for value in names], False)
         kept &= chosen[encoded.indices.fill_null(len(names)).to_numpy(zero_copy_only=False)]
     return kept
@@ -136,9 +146,15 @@ def temporal_split(
     Returns:
         As [`leave_one_out`].
     """
-    timestamps = as_array(sequences["timestamps"])
-    lengths = list_lengths(timestamps)
-    values = timestamps.flatten()
+    cuts = temporal_cuts(sequences, validation_time, test_time)
+    times = time_numbers(as_array(sequences["timestamps"]).flatten(), "timestamps")
+    periods = {"validation": (times >= cuts[0]) & (times < cuts[1]), "test": times >= cuts[1]}
+    return split_periods(sequences, events_before(sequences, cuts[0]), periods, target_events)
+
+
+def temporal_cuts(sequences: Dataset, validation_time=None, test_time=None) -> tuple[float, float]:
+    """Start of validation and of test as numbers, as [`time_numbers`] makes them; see [`temporal_split`]."""
+    values = as_array(sequences["timestamps"]).flatten()
     if not len(values):
         raise ValueError("there are no sequences to split")
     times = time_numbers(values, "timestamps")
@@ -152,10 +168,16 @@ def temporal_split(
             for given, cut in zip((validation_time, test_time), cuts, strict=True)
         )
         raise ValueError(f"validation_time must come before test_time, got {first} and {second}; give other times")
+    return cuts[0], cuts[1]
+
+
+def events_before(sequences: Dataset, time: float) -> np.ndarray:
+    """(users,) events of each history before a time, a number as [`time_numbers`] makes it."""
+    timestamps = as_array(sequences["timestamps"])
+    lengths = list_lengths(timestamps)
     users = np.repeat(np.arange(len(lengths)), lengths)
-    before = np.bincount(users, weights=times < cuts[0], minlength=len(lengths)).astype(np.int64)
-    periods = {"validation": (times >= cuts[0]) & (times < cuts[1]), "test": times >= cuts[1]}
-    return split_periods(sequences, before, periods, target_events)
+    before = time_numbers(timestamps.flatten(), "timestamps") < time
+    return np.bincount(users, weights=before, minlength=len(lengths)).astype(np.int64)
 
 
 def split_periods(
@@ -167,6 +189,7 @@ def split_periods(
     Args:
         periods: (events,) masks by the name of the split.
     """
+    check_target_events(sequences, target_events)
     candidates = Candidates(sequences, target_events)
     splits = {"train": cut_histories(sequences, before)}
     for name, period in periods.items():

@@ -10,11 +10,13 @@ from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
 from .run import evaluate_recommender, train_recommender
 from .trainer import RecommendationTrainer
+from .update import Update, newest_splits, update_recommender
 
 __all__ = [
     "Distillation",
     "RecommendationTrainer",
     "RecommendationTrainingArguments",
+    "Update",
     "add_items",
     "choose_new_item_offset",
     "create_model",
@@ -25,8 +27,10 @@ __all__ = [
     "fit_classifier",
     "load_model",
     "make_trainer",
+    "newest_splits",
     "remove_items",
     "replace_items",
     "train_classifier",
     "train_recommender",
+    "update_recommender",
 ]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import TrainingArguments
 from transformers.trainer_utils import HubStrategy
@@ -138,7 +139,7 @@ def count_targets(config: Bert4RecConfig, train: Dataset) -> int:
         lists = as_array(train["basket_ids"])
         begins = np.diff(lists.flatten().to_numpy(), prepend=-1) != 0
         return int(np.count_nonzero(begins | (places(list_lengths(lists)) == 0)))
-    return sum(train["length"])
+    return int(pc.sum(as_array(train["length"])).as_py())
 
 
 def fine_tuning_arguments(

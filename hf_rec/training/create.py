@@ -45,6 +45,7 @@ def create_model(
     item_columns: Iterable[str] = (),
     item_column: str = "item_id",
     kept_columns: Iterable[str] = (),
+    catalogue: pa.Table | None = None,
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A new model and its tokenizer over the items of all splits: the whole catalogue is ranked.
 
@@ -57,6 +58,7 @@ def create_model(
         item_columns: Its columns that the model reads, as for [`name_item_features`].
         item_column: Its column of the item id.
         kept_columns: Its columns that the model keeps for rules and answers, as for [`item_columns`].
+        catalogue: The items in place of those of the splits, which then have some of the users: `item_id` and `count`.
     """
     if (item_columns and items is None) or (items is not None and not item_columns and not kept_columns):
         raise ValueError(
@@ -65,7 +67,8 @@ def create_model(
         )
     train = splits["train"]
     max_length = max_length or choose_max_length(list_lengths(as_array(train["item_ids"])))
-    tokenizer = ItemTokenizer.from_items(all_items(splits), max_length=max_length)
+    known_items = all_items(splits) if catalogue is None else catalogue["item_id"]
+    tokenizer = ItemTokenizer.from_items(known_items, max_length=max_length)
     fields = dict(config or {})
     features = fields.get("features") or name_features(train, event_columns, request_columns)
     fields["features"] = fit_features(features, train)
@@ -78,7 +81,9 @@ def create_model(
     if item_columns:
         store_items(model, content, known)
     if kept_columns:
-        counts = count_items(train["item_ids"], tokenizer)
+        counts = (
+            count_items(train["item_ids"], tokenizer) if catalogue is None else catalogue_counts(catalogue, tokenizer)
+        )
         model.item_columns = keep_columns(items, tokenizer.item_ids, kept_columns, item_column, counts)
     return model, tokenizer
 
@@ -93,6 +98,13 @@ def all_items(splits: DatasetDict) -> pa.Array:
 def count_items(histories, tokenizer: ItemTokenizer) -> np.ndarray:
     """(vocab_size,) occurrences of each token in a column of histories."""
     return np.bincount(tokenizer.encode_column(histories).flatten().to_numpy(), minlength=len(tokenizer))
+
+
+def catalogue_counts(catalogue: pa.Table, tokenizer: ItemTokenizer) -> np.ndarray:
+    """(vocab_size,) events of each token, of a catalogue in the order of the vocabulary."""
+    counts = np.zeros(len(tokenizer), dtype=np.int64)
+    counts[-len(catalogue) :] = catalogue["count"].to_numpy()
+    return counts
 
 
 def tokens_of(histories, tokenizer: ItemTokenizer) -> np.ndarray:

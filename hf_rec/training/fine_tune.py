@@ -11,7 +11,7 @@ from transformers.utils import logging
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import evaluate
 from .distill import Distillation
-from .fit import fit
+from .fit import Rows, fit
 
 logger = logging.get_logger(__name__)
 
@@ -26,11 +26,13 @@ def fine_tune(
     patience: int | None = 10,
     checkpoint: str | None = None,
     distillation: Distillation | None = None,
+    rows: Rows | None = None,
 ) -> Trainer:
     """As [`fit`]; if no validation of the training is better than that of the given weights, these are restored, with
     a warning. Without `args.load_best_model_at_end` the last weights stay, as in [`fit`].
     """
-    options = {"collator": collator, "patience": patience, "checkpoint": checkpoint, "distillation": distillation}
+    options = {"collator": collator, "patience": patience, "checkpoint": checkpoint}
+    options |= {"distillation": distillation, "rows": rows}
     if not args.load_best_model_at_end:
         return fit(model, tokenizer, tokenized, args, **options)
     metric = args.metric_for_best_model.removeprefix("eval_")

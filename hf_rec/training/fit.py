@@ -5,16 +5,19 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ..data.collator import RecommendationCollator
+from ..data.streams import StreamedRows
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import ranking_metrics
 from .arguments import complete_arguments, count_targets
 from .distill import Distillation, DistillationTrainer
 from .optimization import sparse_rows
 from .trainer import RecommendationTrainer, Stopwatch, sparse_optimizer, updates_rows
+
+Rows = Dataset | StreamedRows
 
 
 def fit(
@@ -27,6 +30,7 @@ def fit(
     patience: int | None = 10,
     checkpoint: str | None = None,
     distillation: Distillation | None = None,
+    rows: Rows | None = None,
 ) -> Trainer:
     """Train `model` on the training split, validate it on the validation split, and keep its best weights.
 
@@ -37,6 +41,8 @@ def fit(
         patience: Validations without a better metric after which training stops; None to train to the end.
         checkpoint: Folder of a checkpoint to resume from.
         distillation: Teachers that the model learns from beside the data.
+        rows: Training rows of more users than the training split has, which then counts for the metrics alone; as
+            [`TrainingShards`] gives them.
 
     Returns:
         The Trainer, with the trained model and the log.
@@ -44,9 +50,8 @@ def fit(
     Raises:
         ValueError: for arguments that replace the loss of the model, and for weights that are not finite at the end.
     """
-    trainer = make_trainer(
-        model, tokenizer, tokenized, args, collator=collator, patience=patience, distillation=distillation
-    )
+    options = {"collator": collator, "patience": patience, "distillation": distillation, "rows": rows}
+    trainer = make_trainer(model, tokenizer, tokenized, args, **options)
     with sparse_rows(model) if updates_rows(model.config, trainer.args) else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
     check_finite(model)
@@ -78,16 +83,18 @@ def make_trainer(
     collator: Mapping[str, Any] | None = None,
     patience: int | None = None,
     distillation: Distillation | None = None,
+    rows: Rows | None = None,
 ) -> Trainer:
     """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
     train = tokenized["train"]
-    args = complete_arguments(args, model.config, train["length"][:], count_targets(model.config, train))
+    targets = count_targets(model.config, train) * (1 if rows is None else rows.num_rows / len(train))
+    args = complete_arguments(args, model.config, train["length"][:], round(targets))
     metrics = ranking_metrics(train, model.config)
     kind = partial(DistillationTrainer, distillation=distillation) if distillation else RecommendationTrainer
     return kind(
         model=model,
         args=args,
-        train_dataset=train,
+        train_dataset=train if rows is None else rows,
         eval_dataset=tokenized["validation"],
         data_collator=RecommendationCollator(model.config, **(collator or {})),
         processing_class=tokenizer,

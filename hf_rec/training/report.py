@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from ..compat import last_log
 from ..data.encode import histories_of
+from ..data.streams import TrainingShards
 from ..hub.card import describe
 
 logger = logging.get_logger(__name__)
@@ -36,21 +37,37 @@ class Origin(NamedTuple):
     hub_dataset: str | None = None
 
 
-def card_facts(trainer: Trainer, splits: DatasetDict, item_counts: np.ndarray, origin: Origin) -> dict[str, object]:
-    """The fields of the card's template that a run fills in."""
+def card_facts(
+    trainer: Trainer,
+    splits: DatasetDict,
+    item_counts: np.ndarray,
+    origin: Origin,
+    shards: TrainingShards | None = None,
+) -> dict[str, object]:
+    """The fields of the card's template that a run fills in.
+
+    Args:
+        shards: What was trained on, if that is more than the training split.
+    """
     model, config = trainer.model, trainer.model.config
     seen = "excluded" if config.exclude_seen else "not excluded"
+    users = f"all {len(splits['test']):,} test users"
+    if shards is not None and shards.share < 1:
+        users = (
+            f"{len(splits['test']):,} test users among {shards.sampled:,} of {shards.shards.num_users:,} users, drawn "
+            "at random, whose histories the baselines count"
+        )
     return (
         describe(config, model.num_parameters())
         | run_facts(trainer, origin)
         | {
             "num_items": config.num_items,
-            "num_users": len(splits["train"]),
-            "num_interactions": int(item_counts.sum()),
+            "num_users": trainer.train_dataset.num_rows,
+            "num_interactions": round(item_counts.sum() / (shards.share if shards else 1)),
             "example": recent_events(histories_of(splits["test"].select([0]), config.features)[0]),
             "protocol": (
-                f"Split: {origin.split}. Full ranking of the whole catalogue, items of the user's history {seen}, all "
-                f"{len(splits['test']):,} test users."
+                f"Split: {origin.split}. Full ranking of the whole catalogue, items of the user's history {seen}, "
+                f"{users}."
             ),
         }
     )

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import DatasetDict
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 
 from ..compat import last_log
 from ..data.encode import tokenize_splits
 from ..data.splits import hold_out_items
+from ..data.streams import TrainingShards
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.baselines import BASELINES, NAMES, content_nearest, random_order
 from ..evaluation.evaluate import evaluate, evaluate_baselines, ranking_metrics
@@ -30,7 +32,7 @@ from .checkpoints import RESULTS, RunFolder, check_processes, fingerprint_weight
 from .create import all_items, create_model, load_model
 from .distill import Distillation, make_distillation
 from .fine_tune import fine_tune
-from .fit import fit
+from .fit import Rows, fit
 from .growth import add_items, remove_items, replace_items
 from .new_items import choose_new_item_offset
 from .report import Origin, card_facts, plot_training_curve
@@ -58,6 +60,7 @@ def train_recommender(
     teachers: Sequence[str] = (),
     distillation: Mapping[str, float] | None = None,
     origin: Origin | None = None,
+    shards: TrainingShards | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train on `splits`, evaluate on the test split beside two baselines, and save everything to `args.output_dir`.
 
@@ -88,6 +91,8 @@ def train_recommender(
         teachers: Folders or Hub ids of models trained on the same log, from whose scores the model learns, too.
         distillation: Options of [`Distillation`].
         origin: Names for the model card.
+        shards: Sequences of more users than `splits` have, whose training part the model is trained on; `splits` are
+            then for evaluation, the baselines and the fit of features.
 
     Returns:
         Test metrics of popularity, of the last-item Markov baseline and of the model, by name.
@@ -97,12 +102,12 @@ def train_recommender(
     name = model_name(args)
     folder = RunFolder(args.output_dir, Bert4RecConfig.model_type, args.overwrite_output_dir)
     removed = list(removed)
-    if (removed or replace) and not model_name_or_path:
-        raise ValueError("to remove or replace items is an option of a saved model (--remove_items, --replace_items)")
+    check_options(model_name_or_path, bool(removed or replace), hold_out, shards)
     whole, new_items = splits, []
     if hold_out:
         splits, new_items = hold_out_items(splits, hold_out)
     set_seed(args.seed)
+    catalogue = shards.shards.items if shards else None
     if model_name_or_path:
         if event_columns or request_columns or item_columns or kept_columns:
             raise ValueError(
@@ -110,16 +115,17 @@ def train_recommender(
             )
         fields = dict(config or {}) | ({"max_position_embeddings": max_length} if max_length else {})
         model, tokenizer = load_model(model_name_or_path, fields)
-        tokenizer = meet_log(model, tokenizer, splits, replace, items, item_column)
+        tokenizer = meet_log(model, tokenizer, splits, replace, items, item_column, catalogue)
         remove_items(model, tokenizer, removed)
     else:
         model, tokenizer = create_model(
-            splits, config, max_length, event_columns, request_columns, items, item_columns, item_column, kept_columns
+            *(splits, config, max_length, event_columns, request_columns, items, item_columns, item_column),
+            *(kept_columns, catalogue),
         )
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     further = model_name_or_path and not replace
     complete, train = (fine_tuning_arguments, fine_tune) if further else (complete_arguments, fit)
-    targets = count_targets(model.config, tokenized["train"])
+    targets = round(count_targets(model.config, tokenized["train"]) / (shards.share if shards else 1))
     completed = complete(args, model.config, tokenized["train"]["length"][:], targets)
     identity = identify_run(
         model,
@@ -131,7 +137,7 @@ def train_recommender(
         new_items=new_items,
     )
     distilled = make_distillation(teachers, model, tokenizer, **distillation or {})
-    identity |= identify_teachers(distilled)
+    identity |= identify_teachers(distilled) | ({"shards": shards.identity} if shards else {})
     main_process = args.process_index == 0
     with folder if main_process else nullcontext():
         with args.main_process_first(desc="opening the output folder"):
@@ -139,8 +145,9 @@ def train_recommender(
         if (stored := folder.finished()) is not None:
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
+        rows = training_rows(shards, model, tokenizer, completed) if shards else None
         options = {"collator": collator, "patience": patience, "checkpoint": checkpoint}
-        trainer = train(model, tokenizer, tokenized, completed, **options, distillation=distilled)
+        trainer = train(model, tokenizer, tokenized, completed, **options, distillation=distilled, rows=rows)
         if model.config.item_features:
             model.config.new_item_offset = choose_new_item_offset(model, tokenized, new_item_loss)
         if new_items:
@@ -158,13 +165,38 @@ def train_recommender(
         trainer.save_state()
         write_json(folder.path / RESULTS, flat_results(results, last_log(trainer.state)))
         results[name] = results.pop("test")
-        facts = card_facts(trainer, splits, metrics.item_counts, origin)
+        facts = card_facts(trainer, splits, metrics.item_counts, origin, shards)
         plot_training_curve(trainer.state.log_history, args.metric_for_best_model, folder.path / "training_curve.png")
         card = model_card(name, origin.dataset, results, facts, args.hub_model_id, origin.license, origin.hub_dataset)
         save_recommender(folder.path, model, tokenizer, card)
     if args.push_to_hub:
         push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
     return results
+
+
+def check_options(
+    model_name_or_path: str | None, changes_items: bool, hold_out: float, shards: TrainingShards | None
+) -> None:
+    """Raise for options that do not go together."""
+    if changes_items and not model_name_or_path:
+        raise ValueError("to remove or replace items is an option of a saved model (--remove_items, --replace_items)")
+    if hold_out and shards:
+        raise ValueError("items are held out of a whole log; leave out --hold_out_items, or give the log itself")
+
+
+def training_rows(
+    shards: TrainingShards, model: PreTrainedModel, tokenizer: ItemTokenizer, args: TrainingArguments
+) -> Rows:
+    """The rows of all users; those of a stream in steps of this process."""
+    with args.main_process_first(desc="mapping the shards into memory"):
+        return shards.rows(
+            tokenizer,
+            model.config.features,
+            step_size=args.train_batch_size * args.gradient_accumulation_steps,
+            seed=args.seed,
+            rank=args.process_index,
+            world_size=args.world_size,
+        )
 
 
 def identify_teachers(distillation: Distillation | None) -> dict[str, Any]:
@@ -176,13 +208,24 @@ def identify_teachers(distillation: Distillation | None) -> dict[str, Any]:
 
 
 def meet_log(
-    model: PreTrainedModel, tokenizer: ItemTokenizer, splits: DatasetDict, replace: bool, items, item_column: str
+    model: PreTrainedModel,
+    tokenizer: ItemTokenizer,
+    splits: DatasetDict,
+    replace: bool,
+    items,
+    item_column: str,
+    catalogue: pa.Table | None = None,
 ) -> ItemTokenizer:
-    """Let a saved model know the items and the categories of other splits, in place; returns its tokenizer."""
+    """Let a saved model know the items and the categories of other splits, in place; returns its tokenizer.
+
+    Args:
+        catalogue: As for [`create_model`].
+    """
+    item_ids = all_items(splits) if catalogue is None else catalogue["item_id"]
     if replace:
-        tokenizer = replace_items(model, tokenizer, all_items(splits), items, item_column)
+        tokenizer = replace_items(model, tokenizer, item_ids, items, item_column)
     else:
-        add_items(model, tokenizer, all_items(splits), items, item_column)
+        add_items(model, tokenizer, item_ids, items, item_column)
     extend_event_categories(model, splits["train"])
     return tokenizer
 

@@ -1,6 +1,6 @@
 """The order of training: each step has histories of any lengths, and each of its parts those of similar length."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -19,7 +19,7 @@ class ShuffledLengthGroupedSampler(LengthGroupedSampler):
         seed: Of the order, which is another one in each epoch, and the same in all processes.
     """
 
-    def __init__(self, batch_size: int, lengths: list[int], seed: int = 0):
+    def __init__(self, batch_size: int, lengths: Sequence[int], seed: int = 0):
         super().__init__(batch_size, lengths=lengths)
         self.seed = seed
         self.epoch = 0
@@ -29,9 +29,9 @@ class ShuffledLengthGroupedSampler(LengthGroupedSampler):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        lengths = torch.tensor(self.lengths)
-        steps = torch.randperm(len(lengths), generator=generator).split(self.batch_size)
-        return iter(torch.cat([step[lengths[step].argsort(descending=True)] for step in steps]).tolist())
+        lengths = torch.as_tensor(self.lengths)
+        for step in torch.randperm(len(lengths), generator=generator).split(self.batch_size):
+            yield from step[lengths[step].argsort(descending=True)].tolist()
 
 
 __all__ = ["ShuffledLengthGroupedSampler"]

@@ -7,12 +7,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.data_loader import prepare_data_loader
 from accelerate.utils import set_seed
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from ..compat import last_log, length_grouping
 from ..data.collator import COLLATED
+from ..data.columns import as_array
+from ..data.streams import StreamedRows
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.modeling_bert4rec import Bert4RecForMaskedLM, labelled_positions
 from .optimization import SparseRowAdamW
@@ -28,6 +32,8 @@ class RecommendationTrainer(Trainer):
     Raises:
         ValueError: for arguments that replace the loss of the model.
     """
+
+    train_sampler = None
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
@@ -49,16 +55,33 @@ class RecommendationTrainer(Trainer):
         compact = isinstance(self.model, Bert4RecForMaskedLM) and self.args.device.type != "cpu"
         self.data_collator = self.redrawer = Redrawer(compact_labels(given) if compact else given)
         try:
-            return super().get_train_dataloader()
+            return self.streaming_dataloader() if self.streams else super().get_train_dataloader()
         finally:
             self.data_collator = given
+
+    @property
+    def streams(self) -> bool:
+        return isinstance(self.train_dataset, StreamedRows)
+
+    def streaming_dataloader(self):
+        """Batches of a stream, which each process reads its own part of.
+
+        Raises:
+            ValueError: for workers, whose parts would be others.
+        """
+        if self.args.dataloader_num_workers:
+            raise ValueError("a stream is read by the training process; leave out --dataloader_num_workers")
+        loader = DataLoader(self.train_dataset, self._train_batch_size, collate_fn=self.data_collator)
+        return prepare_data_loader(
+            loader, self.args.device, num_processes=1, process_index=0, put_on_device=True, dispatch_batches=False
+        )
 
     def _get_train_sampler(self, train_dataset=None):
         self.train_sampler = super()._get_train_sampler(train_dataset)
         grouping = length_grouping(self.train_sampler)
         if grouping is not None:
             batch_size, lengths = grouping
-            lengths = np.minimum(lengths, self.model.config.max_position_embeddings).tolist()
+            lengths = np.minimum(as_array(lengths), self.model.config.max_position_embeddings)
             of_all = batch_size * self.args.world_size
             self.train_sampler = ShuffledLengthGroupedSampler(of_all, lengths, self.args.seed)
         return self.train_sampler
@@ -74,6 +97,8 @@ class RecommendationTrainer(Trainer):
         epochs, batches = super()._init_training_state(max_steps, steps_per_epoch, num_epochs, checkpoint, trial)
         if self.args.world_size > 1:
             set_seed(self.args.seed, device_specific=True)
+        if batches and self.streams:
+            self.train_dataset.resume(batches * self._train_batch_size)
         if batches:
             if hasattr(self.train_sampler, "set_epoch"):  # which accelerate does not reach in several processes
                 self.train_sampler.set_epoch(epochs)
@@ -130,6 +155,8 @@ class Redrawer:
         self.redrawn = False
 
     def __call__(self, rows):
+        if rows[0] is None:  # of a stream, trained before: the Trainer leaves the batch out
+            return {}
         draws, self.draws = self.draws, None
         if draws:
             torch.set_rng_state(draws["before"])

@@ -21,6 +21,7 @@ OPTIONS = {
         "--task",
         "--teacher",
     ],
+    "update": ["--events_file", "--kafka_topic", "--output_dir", "--newest_share", "--min_targets", "--tolerance"],
     "evaluate": ["--model_name_or_path", "--train_file", "--split", "--include_seen", "--history_lengths", "--plot"],
     "recommend": ["--model_name_or_path", "--history", "--file", "--request", "--top_k", "--candidates"],
     "similar": ["--model_name_or_path", "--item_id", "--by", "--top_k"],
