@@ -7,6 +7,7 @@ from importlib import import_module
 from huggingface_hub.errors import StrictDataclassError
 
 COMMANDS = {
+    "prepare": "write the sequences of a log of any size to a folder of shards",
     "train": "train a recommender on an interaction log and evaluate it",
     "evaluate": "evaluate a saved recommender or classifier beside baselines",
     "recommend": "recommend for a history, or for every user of a log",

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 RAISED = re.compile(r"^(?:\w+\.)*(\w+): (.*)$", re.MULTILINE)
 # Errors of input that a worker raises and the driver raises again.
 ERRORS = {kind.__name__: kind for kind in (ValueError, TypeError, OSError, FileNotFoundError, ImportError)}
+SETTINGS = {"spark.ui.showConsoleProgress": False}
 BATCH = "spark.sql.execution.arrow.maxRecordsPerBatch"
 
 
@@ -35,7 +36,7 @@ def spark_session(master: str | None = None, batch_size: int = 1_024) -> Iterato
         raise ImportError("the engine 'spark' needs PySpark: pip install 'hf_rec[spark]'") from error
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     running = SparkSession.getActiveSession()
-    builder = SparkSession.builder.appName("hf_rec").config(BATCH, batch_size)
+    builder = SparkSession.builder.appName("hf_rec").config(map=SETTINGS | {BATCH: batch_size})
     builder = builder.master(master) if master else builder
     try:
         session = running or builder.getOrCreate()
