@@ -238,11 +238,9 @@ def open_file(path: str | Path) -> pa.NativeFile:
 
 def open_bytes(path: str | Path) -> pa.NativeFile:
     """The content of a file, uncompressed."""
-    try:
-        codec = pa.Codec.detect(str(path)).name
-    except ValueError:  # not compressed
-        return open_file(path)
-    return pa.CompressedInputStream(open_file(path), codec)
+    if is_address(path):
+        return pa.PythonFile(fsspec.open(path, "rb", compression="infer").open(), "r")
+    return pa.input_stream(str(path), compression="detect")
 
 
 def check_encoding(path: Path | str, schema: pa.Schema) -> None:

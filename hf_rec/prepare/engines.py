@@ -78,6 +78,7 @@ class DuckDBEngine(ArrowEngine):
 
     Raises:
         ImportError: without DuckDB.
+        ValueError: for a limit that is no number of bytes.
     """
 
     def __init__(self, folder: Path, memory_limit: str | None = None):
@@ -87,7 +88,11 @@ class DuckDBEngine(ArrowEngine):
             raise ImportError("the engine 'duckdb' needs DuckDB: pip install 'hf_rec[sql]'") from error
         self.duckdb = duckdb
         self.folder = folder
-        self.memory_limit = memory_limit
+        self.config = DUCKDB | ({"memory_limit": memory_limit} if memory_limit else {})
+        try:
+            duckdb.connect(config=self.config).close()
+        except duckdb.Error as error:
+            raise ValueError(f"memory_limit must be as '4GB', got {memory_limit!r}: {error}") from error
 
     def build(self, rows: RowsOfFiles, numbers: list[int], build: Build) -> None:
         schema = rows.log.row_schema
@@ -115,9 +120,8 @@ class DuckDBEngine(ArrowEngine):
         staging = self.folder.with_name(f"{self.folder.name}.unfinished")
         shutil.rmtree(staging, ignore_errors=True)
         config = {"temp_directory": f"{staging}.tmp", "preserve_insertion_order": False}
-        config |= {"memory_limit": self.memory_limit} if self.memory_limit else {}
         try:
-            with self.duckdb.connect(config=config | DUCKDB) as connection:
+            with self.duckdb.connect(config=self.config | config) as connection:
                 connection.register("rows", pa.RecordBatchReader.from_batches(stored, batches()))
                 connection.execute(f"copy rows to {quoted(staging)} (format parquet, partition_by (c0))")
         except self.duckdb.Error as error:
@@ -222,17 +226,14 @@ def storage_schema(schema: pa.Schema) -> pa.Schema:
 def storage_type(type_: pa.DataType) -> pa.DataType:
     if pa.types.is_temporal(type_):
         return pa.int32() if type_.bit_width == 32 else pa.int64()
-    return pa.int8() if pa.types.is_null(type_) else type_
+    return type_
 
 
 def restore(tables: list[pa.Table], schema: pa.Schema) -> pa.Table:
     """The rows of a shard, without its number, from tables of their storage."""
     storage = storage_schema(schema).remove(0)
     rows = pa.concat_tables([storage.empty_table(), *(table.cast(storage) for table in tables)])
-    columns = {}
-    for field, column in zip([*schema][1:], rows.columns, strict=True):
-        columns[field.name] = pa.nulls(len(rows)) if pa.types.is_null(field.type) else column.cast(field.type)
-    return pa.table(columns)
+    return rows.rename_columns(schema.names[1:]).cast(schema.remove(0))
 
 
 def quoted(path: Path) -> str:

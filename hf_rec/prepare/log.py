@@ -146,7 +146,10 @@ class LogFiles(TableFiles):
                 raise ValueError(
                     f"{path} has columns of other types than the files before it: {here}, not {before}; convert it"
                 ) from error
-        return widest
+        # A column without any value yet is text.
+        return pa.schema(
+            [field.with_type(pa.large_string()) if pa.types.is_null(field.type) else field for field in widest]
+        )
 
     def types_of(self, path: Path | str) -> pa.Schema:
         """The columns of a file, with the types of its first block."""
@@ -169,14 +172,11 @@ class LogFiles(TableFiles):
             ids = [field for field in found if field.name in self.id_columns and pa.types.is_temporal(field.type)]
             as_text = pa.schema([field.with_type(pa.string()) for field in ids])  # Arrow takes some ids for times
             return pa.json.open_json(open_bytes(path), options, json_options(as_text, "infer"))
-        stream = self.text_stream(path)
-        if quotes is not None:
-            stream = pa.TransformInputStream(stream, quotes)
-        options = (
-            self.text_options(path) if schema is None else self.text_options(path, schema.names, types_by_name(schema))
-        )
+        types = {} if schema is None else {field.name: field.type for field in schema}
+        options = self.text_options(path, [*types] or None, types)
         options["read_options"].block_size = BLOCK
-        reader = pa.csv.open_csv(stream, **options)
+        stream = self.text_stream(path)
+        reader = pa.csv.open_csv(stream if quotes is None else pa.TransformInputStream(stream, quotes), **options)
         check_encoding(path, reader.schema)
         return reader
 
@@ -307,11 +307,6 @@ def plain(field: pa.Field) -> pa.Field:
     """A column with 64-bit strings and without a dictionary, nullable."""
     type_ = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     return pa.field(field.name, with_large_strings(type_))
-
-
-def types_by_name(schema: pa.Schema) -> dict[str, pa.DataType]:
-    """Types for the reader of CSV; a column that was empty in the first block is text."""
-    return {field.name: pa.large_string() if pa.types.is_null(field.type) else field.type for field in schema}
 
 
 def json_options(schema: pa.Schema, others: str) -> pa.json.ParseOptions:
