@@ -7,6 +7,7 @@ from importlib import import_module
 from huggingface_hub.errors import StrictDataclassError
 
 COMMANDS = {
+    "prepare": "write the sequences of a log of any size to a folder of shards",
     "train": "train a recommender on an interaction log and evaluate it",
     "update": "train the served recommender further on the newest events",
     "evaluate": "evaluate a saved recommender or classifier beside baselines",

@@ -9,17 +9,16 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from ..data.columns import as_array, is_list
-from ..data.encode import histories_of, raw_values
 from ..data.files import read_table
-from ..model.features import Feature
+from ..model.item_columns import ItemColumns
 from ..model.pipeline_bert4rec import RecommendationPipeline
-from ..model.rule_set import RuleSet
 from ..model.rules import rules_to_json
 from ..serving.models import open_recommender
 from ..training.checkpoints import fingerprint_data
 from .arguments import FLAG, LogArguments, RuleArguments, feature_columns
+from .lists import Requests, with_request, with_titles
 from .parts import PartsFile, fingerprint, fingerprint_items, identify_model, list_schema
+from .recommend_spark import write_with_spark
 
 PRINTED = 1_024  # users whose lists are computed together when they are printed
 
@@ -46,6 +45,18 @@ class RecommendArguments:
     part_size: int = field(
         default=5_000,
         metadata={"help": "Users whose lists are written together: what an interrupted run computes again."},
+    )
+    engine: str | None = field(
+        default=None,
+        metadata={
+            "choices": ["spark"],
+            "help": "With --output_file: what computes the lists, of sequences that `hf-rec prepare` wrote, in place "
+            "of this process; the file is then a folder of files.",
+        },
+    )
+    spark_master: str | None = field(
+        default=None,
+        metadata={"help": "Address of Spark, as spark://host:7077 or local[4]; default: that of spark-submit."},
     )
     request: str | None = field(
         default=None,
@@ -74,6 +85,10 @@ class RecommendArguments:
             raise ValueError("give one of --history and --file")
         if self.output_file and not self.file:
             raise ValueError("--output_file needs --file; the list of one --history is printed")
+        if self.engine and not self.output_file:
+            raise ValueError(f"--engine {self.engine} needs --output_file")
+        if self.spark_master and self.engine != "spark":
+            raise ValueError("--spark_master is an option of --engine spark")
         if self.part_size < 1:
             raise ValueError(f"--part_size must be at least 1, got {self.part_size}")
 
@@ -102,7 +117,13 @@ def main(arguments: list[str] | None = None) -> None:
         history = with_request([args.history], request)[0] if request else args.history
         (recommended,) = recommend([history], **options)
         return print_json({"recommended": with_titles(recommended, titles)})
-    users = LogUsers(log, args.file, recommend.model.config.features, recommend.rule_set(rules, (), items), request)
+    requests = Requests(recommend.model.config.features, recommend.rule_set(rules, (), items), request)
+    if args.output_file:
+        requests.check_time()
+    has_titles = bool(titles) or has_saved_titles(recommend, items)
+    if args.engine == "spark":
+        return write_with_spark(args, log, requests, options, titles, list_schema(has_titles, args.explain_rules))
+    users = LogUsers(log, args.file, requests)
 
     def lines_of(start: int, end: int) -> list[dict]:
         lists = recommend(users.histories(start, end), **options)
@@ -110,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
         return [{"user_id": user, "recommended": with_titles(entries, titles)} for user, entries in named]
 
     if args.output_file:
-        return write_lists(args, recommend, users, options, titles, lines_of)
+        return write_lists(args, recommend, users, options, titles, lines_of, has_titles)
     with tqdm(total=len(users)) as progress:
         for start in range(0, len(users), PRINTED):
             for line in lines_of(start, min(start + PRINTED, len(users))):
@@ -125,16 +146,13 @@ def write_lists(
     options: dict,
     titles: dict[str, str],
     lines_of: Callable[[int, int], list[dict]],
+    has_titles: bool,
 ) -> None:
     """Write the lines of all users to --output_file."""
-    if users.rules is not None and users.rules.needs_time and "time" not in users.request:
-        raise ValueError("the rules depend on the time; give it in --request, so that all lists are of one time")
-    items = recommend.model.item_columns if options["items"] is None else options["items"]
-    has_titles = bool(titles) or (items is not None and "title" in items.texts)
     shown = options | {"rules": rules_to_json(options["rules"]), "items": fingerprint_items(options["items"])}
     identity = {
         "model": identify_model(recommend),
-        "options": shown | {"request": users.request, "part_size": args.part_size},
+        "options": shown | {"request": users.requests.request, "part_size": args.part_size},
         "titles": fingerprint(json.dumps(titles).encode()),
         "log": fingerprint_data(users.sequences),
     }
@@ -142,55 +160,30 @@ def write_lists(
     file.write(len(users), args.part_size, lines_of)
 
 
+def has_saved_titles(recommend: RecommendationPipeline, items: ItemColumns | None) -> bool:
+    """Whether lists get titles from item columns."""
+    items = recommend.model.item_columns if items is None else items
+    return items is not None and "title" in items.texts
+
+
 def print_json(line: dict) -> None:
     print(json.dumps(line, ensure_ascii="utf" not in (sys.stdout.encoding or "").lower()))
 
 
-def with_titles(recommended: list[dict], titles: dict[str, str]) -> list[dict]:
-    """The entries with their titles, those that are given in place of saved ones."""
-    named = ({"title": titles[entry["item_id"]]} if entry["item_id"] in titles else {} for entry in recommended)
-    return [entry | title for entry, title in zip(recommended, named, strict=True)]
-
-
 class LogUsers:
-    """The users of a log, whose histories are made for some at a time.
+    """The users of a log, whose histories are made for some at a time."""
 
-    Args:
-        rules: What they read of a request is a column of --users_file, unless `request` has it.
-    """
-
-    def __init__(
-        self, log: LogArguments, files: list[str], features: list[Feature], rules: RuleSet | None, request: dict
-    ):
-        self.features = features
-        self.rules = rules
-        self.request = request
-        self.keys = sorted(rules.request_keys - {*request}) if rules else []
-        self.sequences = log.load_sequences(log.open_files(files), [*feature_columns(features), *self.keys])
+    def __init__(self, log: LogArguments, files: list[str], requests: Requests):
+        self.requests = requests
+        columns = [*feature_columns(requests.features), *requests.keys]
+        self.sequences = log.load_sequences(log.open_files(files), columns)
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     def histories(self, start: int, end: int) -> list:
         """The histories of some users, with all that the model and the rules read."""
-        sequences = self.sequences.select(range(start, end))
-        histories = histories_of(sequences, self.features)
-        timed = self.rules is not None and self.rules.needs_timestamps
-        if self.keys or timed:
-            histories = [row if isinstance(row, dict) else {"item_ids": row} for row in histories]
-        for name in [*self.keys, *(["timestamps"] if timed else [])]:
-            column = as_array(sequences[name])
-            if name in self.keys and is_list(column.type):
-                raise ValueError(f"the rules read {name!r} of a request, the log has it of each event; give --request")
-            for row, value in zip(histories, raw_values(column, name).to_pylist(), strict=True):
-                row[name] = value
-        return with_request(histories, self.request) if self.request else histories
-
-
-def with_request(histories: list, request: dict) -> list[dict]:
-    """The histories as dictionaries, each with what is known of the request."""
-    rows = [history if isinstance(history, dict) else {"item_ids": history} for history in histories]
-    return [row | {"request": request} for row in rows]
+        return self.requests.of(self.sequences.select(range(start, end)))
 
 
 def read_titles(args: RecommendArguments, item_column: str) -> dict[str, str]:

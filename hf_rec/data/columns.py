@@ -16,6 +16,7 @@ logger = logging.get_logger(__name__)
 SILENT = ContextVar("SILENT", default=False)
 
 EXACT_BITS = {16: 11, 32: 24, 64: 53}  # of the whole numbers that a float of so many bits tells apart
+ISO_WITH_ZONE = "ISO 8601 with a time zone"
 # Usual ways to write a time; the day comes first in some countries, the month in others.
 TIME_FORMATS = [
     *("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d"),
@@ -153,17 +154,23 @@ def time_number(value, type_: pa.DataType):
 
 
 def parse_times(column: pa.Array, name: str, time_format: str | None = None) -> pa.Array:
-    """Times as they are; those that are text as timestamps.
+    """Times as they are; those that are text as timestamps, as [`fit_time_format`] reads them."""
+    return fit_time_format(column, name, time_format)[1] if is_string(column.type) else column
+
+
+def fit_time_format(column: pa.Array, name: str, time_format: str | None = None) -> tuple[str, pa.Array]:
+    """The format of times that are text, and the timestamps.
+
+    Args:
+        time_format: The one to read, as "%d/%m/%Y %H:%M", or `ISO_WITH_ZONE`; one of the usual ones if None.
 
     Raises:
         ValueError: for text in no usual way, or in several ways that give different times.
     """
-    if not is_string(column.type):
-        return column
     column = column.cast(pa.string())
-    if time_format is None:
+    if time_format in (None, ISO_WITH_ZONE):
         try:
-            return column.cast(pa.timestamp("us", "UTC"))  # ISO 8601 with a time zone
+            return ISO_WITH_ZONE, column.cast(pa.timestamp("us", "UTC"))
         except pa.ArrowInvalid:
             pass
     present = column.drop_null()
@@ -181,7 +188,7 @@ def parse_times(column: pa.Array, name: str, time_format: str | None = None) -> 
     if distinct:
         ways = [next(iter(fitting)), *distinct]
         raise ValueError(f"column {name!r}: times fit several formats, {ways}; give one as time_format")
-    return next(iter(fitting.values()))
+    return next(iter(fitting.items()))
 
 
 def whole_times(column: pa.Array, name: str) -> np.ndarray:

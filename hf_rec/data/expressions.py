@@ -37,14 +37,23 @@ def filter_table(table: pa.Table, expression: str) -> pa.Table:
     Raises:
         ValueError: for an expression that is not true or false, and one that no row fulfils.
     """
-    kept = evaluate_expression(table, expression)
-    if not pa.types.is_boolean(kept.type):
-        raise ValueError(f"the filter {expression!r} must be true or false, it gives {kept.type}")
-    filtered = table.filter(kept)
+    filtered = table.filter(filter_mask(table, expression))
     if table.num_rows and not filtered.num_rows:
         raise ValueError(f"the filter {expression!r} keeps none of the {table.num_rows} rows")
     report(table.num_rows - filtered.num_rows, table.num_rows, f"rows that the filter {expression!r} leaves out")
     return filtered
+
+
+def filter_mask(table: pa.Table, expression: str) -> pa.Array:
+    """(rows,) values of an expression that is true or false, or missing.
+
+    Raises:
+        ValueError: for an expression with other values.
+    """
+    kept = evaluate_expression(table, expression)
+    if not pa.types.is_boolean(kept.type):
+        raise ValueError(f"the filter {expression!r} must be true or false, it gives {kept.type}")
+    return kept
 
 
 def columns_of(expression: str, names: list[str]) -> set[str]:
@@ -52,4 +61,4 @@ def columns_of(expression: str, names: list[str]) -> set[str]:
     return {name for name in names if name.casefold() in expression.casefold()}
 
 
-__all__ = ["evaluate_expression", "filter_table"]
+__all__ = ["evaluate_expression", "filter_mask", "filter_table"]

@@ -7,6 +7,7 @@ from functools import cached_property
 from glob import glob
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -28,6 +29,7 @@ class TableFiles:
 
     Args:
         paths: A file, a folder (all readable files in it), a pattern such as "logs/*.parquet", or a list of these.
+            Those at an address, such as "s3://bucket/logs/*.parquet" or "hf://datasets/...", are opened by fsspec.
         id_columns: Columns whose values stay as they are written.
         delimiter: Of text files; by default that of the file's kind.
         column_names: Of text files without a header.
@@ -57,7 +59,7 @@ class TableFiles:
         """Names of the columns, of the first file."""
         path = self.paths[0]
         if kind_of(path) == ".parquet":
-            names = self.guarded(path, lambda: pa.parquet.read_schema(path).names)
+            names = self.guarded(path, lambda: pa.parquet.read_schema(open_file(path)).names)
         elif kind_of(path) in JSON:
             names = self.guarded(path, lambda: self.read_json(path).column_names)
         else:
@@ -72,33 +74,33 @@ class TableFiles:
         tables = [self.guarded(path, lambda path=path: self.read_file(path, wanted)) for path in self.paths]
         return tables[0] if len(tables) == 1 else pa.concat_tables(tables, promote_options="permissive")
 
-    def read_file(self, path: Path, columns: list[str]) -> pa.Table:
+    def read_file(self, path: Path | str, columns: list[str]) -> pa.Table:
         if kind_of(path) == ".parquet":
-            return pa.parquet.ParquetFile(path).read(columns=columns)
+            return pa.parquet.ParquetFile(open_file(path)).read(columns=columns)
         if kind_of(path) in JSON:
             return self.read_json(path).select(columns)
         return self.read_text(path, columns)
 
-    def guarded(self, path: Path, read):
+    def guarded(self, path: Path | str, read):
         """What `read` returns; its errors name the file."""
         try:
             return read()
         except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
             raise ValueError(f"cannot read {path}: {error}") from error
 
-    def read_json(self, path: Path) -> pa.Table:
+    def read_json(self, path: Path | str) -> pa.Table:
         """Ids are read as strings where they are strings: Arrow would take some for times."""
         ids = pa.schema([(name, pa.string()) for name in self.id_columns])
         try:
-            table = pa.json.read_json(path, parse_options=pa.json.ParseOptions(explicit_schema=ids))
+            table = pa.json.read_json(open_bytes(path), parse_options=pa.json.ParseOptions(explicit_schema=ids))
         except pa.ArrowInvalid:
-            return pa.json.read_json(path)
+            return pa.json.read_json(open_bytes(path))
         empty = {name for name in self.id_columns if table[name].null_count == len(table)}
         if empty:  # missing in all rows, or not in the file: the schema adds it
-            empty -= {*pa.json.read_json(path).column_names}
+            empty -= {*pa.json.read_json(open_bytes(path)).column_names}
         return table.drop_columns([*empty])
 
-    def text_columns(self, path: Path) -> list[str]:
+    def text_columns(self, path: Path | str) -> list[str]:
         """Names of a text file's columns; those of RecBole have a type behind a colon."""
         if self.names:
             return list(self.names)
@@ -110,31 +112,37 @@ class TableFiles:
         names = next(csv.reader([header], delimiter=SEPARATOR))
         return [name.partition(":")[0] for name in names] if kind_of(path) == ".inter" else names
 
-    def delimiter_of(self, path: Path) -> str:
+    def delimiter_of(self, path: Path | str) -> str:
         return self.delimiter or DELIMITERS[kind_of(path)]
 
-    def read_text(self, path: Path, columns: list[str]) -> pa.Table:
+    def read_text(self, path: Path | str, columns: list[str]) -> pa.Table:
+        table = pa.csv.read_csv(self.text_stream(path), **self.text_options(path, columns))
+        check_encoding(path, table.schema)
+        self.check_quotes(path, len(table))
+        return whole_ids(table, self.fraction_ids(table))
+
+    def text_stream(self, path: Path | str) -> pa.NativeFile:
+        """The content of a text file with delimiters of one character; a file with longer ones is read at once."""
+        delimiter, stream = self.delimiter_of(path), open_bytes(path)
+        if len(delimiter) == 1:
+            return stream
+        return pa.BufferReader(stream.read().replace(delimiter.encode(), SEPARATOR.encode()))
+
+    def text_options(self, path: Path | str, columns: list[str] | None = None, types: dict | None = None) -> dict:
+        """Options of Arrow's readers of text, for [`text_stream`]."""
         delimiter = self.delimiter_of(path)
-        stream = open_bytes(path)
-        if len(delimiter) > 1:
-            stream = io.BytesIO(stream.read().replace(delimiter.encode(), SEPARATOR.encode()))
-        table = pa.csv.read_csv(
-            stream,
-            read_options=pa.csv.ReadOptions(column_names=self.text_columns(path), skip_rows=not self.names),
-            parse_options=pa.csv.ParseOptions(
+        return {
+            "read_options": pa.csv.ReadOptions(column_names=self.text_columns(path), skip_rows=not self.names),
+            "parse_options": pa.csv.ParseOptions(
                 delimiter=delimiter if len(delimiter) == 1 else SEPARATOR, newlines_in_values=True
             ),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=dict.fromkeys(self.id_columns, pa.large_string()), include_columns=columns
+            "convert_options": pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(self.id_columns, pa.large_string()) | (types or {}),
+                include_columns=columns,
             ),
-        )
-        for field in table.schema:
-            if pa.types.is_binary(field.type):  # Arrow's type for text that is not UTF-8
-                raise ValueError(f"cannot read {path}: column {field.name!r} is not in UTF-8; convert the file")
-        self.check_quotes(path, len(table))
-        return self.whole_ids(table)
+        }
 
-    def check_quotes(self, path: Path, rows: int) -> None:
+    def check_quotes(self, path: Path | str, rows: int) -> None:
         """Raise for a quote that is never closed, which swallows the rest of the file; report swallowed lines."""
         quotes, lines, last = 0, 0, 0
         for number, line in enumerate(io.BufferedReader(open_bytes(path)), start=1):
@@ -147,16 +155,24 @@ class TableFiles:
         if inside > 0:
             logger.warning(f"{path}: {inside:,} lines are parts of quoted values; check the quotes if this is wrong")
 
-    def whole_ids(self, table: pa.Table) -> pa.Table:
-        """Ids that were all written as fractions, such as "10.0", without the ".0": they were whole numbers."""
+    def fraction_ids(self, table: pa.Table) -> list[str]:
+        """Columns of ids that were all written as fractions, such as "10.0": they were whole numbers."""
+        names = []
         for name in set(self.id_columns).intersection(table.column_names):
             ids = table[name].drop_null()
             ids = ids.filter(pc.not_equal(ids, ""))
             if len(ids) and pc.all(pc.match_substring_regex(ids, r"^-?\d+\.0$")).as_py():
                 logger.warning(f"column {name!r}: ids such as {ids[0].as_py()!r} are read without the '.0'")
-                whole = pc.replace_substring_regex(table[name], r"\.0$", "")
-                table = table.set_column(table.column_names.index(name), name, whole)
-        return table
+                names.append(name)
+        return names
+
+
+def whole_ids(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    """The table with these columns of ids without their ".0"."""
+    for name in names:
+        ids = pc.replace_substring_regex(table[name], r"\.0$", "")
+        table = table.set_column(table.column_names.index(name), name, ids)
+    return table
 
 
 def is_path(value) -> bool:
@@ -168,16 +184,22 @@ def is_prepared(path: str | Path) -> bool:
     return (Path(path) / MANIFEST).is_file()
 
 
-def find_files(path: str | Path) -> list[Path]:
+def is_address(path: str | Path) -> bool:
+    """Whether a path is one that fsspec opens, such as "s3://bucket/log.csv"."""
+    return "://" in str(path)
+
+
+def find_files(path: str | Path) -> list[Path | str]:
     """The files of a path: itself, the readable ones of a folder, or those that match a pattern."""
+    if is_address(path):
+        return find_remote_files(str(path))
     path = Path(path)
     if path.is_file():
         return [path]
     if is_prepared(path):
         path /= SEQUENCES
     if path.is_dir() and str(path):
-        found = [file for file in path.iterdir() if file.is_file() and READABLE.intersection(suffixes(file))]
-        found = [file for file in found if not file.name.startswith((".", "_"))]
+        found = [file for file in path.iterdir() if file.is_file() and is_readable(file)]
     else:
         found = [Path(file) for file in glob(str(path)) if Path(file).is_file()]
     if not found:
@@ -185,11 +207,31 @@ def find_files(path: str | Path) -> list[Path]:
     return sorted(found)
 
 
-def suffixes(path: Path) -> list[str]:
-    return [suffix.lower() for suffix in path.suffixes]
+def find_remote_files(address: str) -> list[str]:
+    """As [`find_files`], for an address."""
+    try:
+        files, path = fsspec.url_to_fs(address)
+        if files.isdir(path):
+            found = [file for file in files.ls(path, detail=False) if is_readable(Path(file)) and files.isfile(file)]
+        else:
+            found = [file for file in files.glob(path) if files.isfile(file)]
+    except (ImportError, ValueError) as error:  # a file system that is not installed, or not known
+        raise ValueError(f"cannot open {address}: {error}") from error
+    if not found:
+        raise FileNotFoundError(f"no file {address}")
+    return sorted(map(files.unstrip_protocol, found))
 
 
-def kind_of(path: Path) -> str:
+def is_readable(file: Path) -> bool:
+    """Whether a file in a folder belongs to its table."""
+    return bool(READABLE.intersection(suffixes(file))) and not file.name.startswith((".", "_"))
+
+
+def suffixes(path: str | Path) -> list[str]:
+    return [suffix.lower() for suffix in Path(path).suffixes]
+
+
+def kind_of(path: str | Path) -> str:
     """The suffix of a file that tells its kind; that of a compression may follow it."""
     for suffix in reversed(suffixes(path)):
         if suffix in READABLE:
@@ -197,9 +239,23 @@ def kind_of(path: Path) -> str:
     raise ValueError(f"cannot tell the format of {path}; its name must have one of {sorted(READABLE)}")
 
 
-def open_bytes(path: Path) -> pa.NativeFile:
+def open_file(path: str | Path) -> pa.NativeFile:
+    """A file as it is, of this machine or at an address."""
+    return pa.PythonFile(fsspec.open(path, "rb").open(), "r") if is_address(path) else pa.OSFile(str(path))
+
+
+def open_bytes(path: str | Path) -> pa.NativeFile:
     """The content of a file, uncompressed."""
+    if is_address(path):
+        return pa.PythonFile(fsspec.open(path, "rb", compression="infer").open(), "r")
     return pa.input_stream(str(path), compression="detect")
+
+
+def check_encoding(path: Path | str, schema: pa.Schema) -> None:
+    """Raise for a column of a text file that is not in UTF-8, which Arrow gives another type."""
+    for field in schema:
+        if pa.types.is_binary(field.type):
+            raise ValueError(f"cannot read {path}: column {field.name!r} is not in UTF-8; convert the file")
 
 
 def read_table(

@@ -1,6 +1,6 @@
 """From an interaction log to a sequence for each user."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -97,16 +97,12 @@ def build_sequences(
     known = np.flatnonzero((users >= 0) & (items >= 0))
     report(len(users) - len(known), len(users), "rows without a user or an item")
 
-    values = {name: as_array(table[name]) for name in event_columns}
-    keys = [times, users]
+    ids = {"user_id": (users, user_names), "item_ids": (items, item_names)}
+    values = {"timestamps": timestamps} | {name: as_array(table[name]) for name in event_columns}
+    rows, baskets = sort_events(users, items, times, known, as_array(table[basket_column]) if basket_column else None)
     if basket_column:
-        baskets = first_of_baskets(users, as_array(table[basket_column]), times, known)
-        times, timestamps = times[baskets], timestamps.take(pa.array(baskets))
-        keys = [keys[0], baskets, times, users]
-        values["basket_ids"] = pa.array(baskets)
-    order = known[np.lexsort([key[known] for key in keys])]
-    rows = order[~repeats(users[order], items[order], times[order])]
-    report(len(order) - len(rows), len(users), "rows that repeat another one (same user, item and time)")
+        values |= {"timestamps": timestamps.take(pa.array(baskets)), "basket_ids": pa.array(baskets)}
+    report(len(known) - len(rows), len(users), "rows that repeat another one (same user, item and time)")
     core = rows[core_mask(users[rows], items[rows], min_user_count, min_item_count)]
     report(len(rows) - len(core), len(users), f"rows outside the {min_user_count}/{min_item_count}-core")
     if not len(core):
@@ -115,16 +111,7 @@ def build_sequences(
             f"with {min_user_count} and items with {min_item_count} interactions remain; lower min_user_count or "
             "min_item_count"
         )
-
-    starts = np.flatnonzero(np.diff(users[core], prepend=-1))
-    lengths = np.diff(starts, append=len(core))
-    columns = {
-        "user_id": user_names.take(pa.array(users[core][starts])),
-        "item_ids": make_lists(item_names.take(pa.array(items[core])), lengths),
-    }
-    values = {"timestamps": timestamps} | values
-    columns |= {name: make_lists(column.take(pa.array(core)), lengths) for name, column in values.items()}
-    return Dataset(pa.table(columns))
+    return Dataset(pa.table(make_histories(core, ids, values)))
 
 
 def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
@@ -166,6 +153,42 @@ def encode_ids(column: pa.ChunkedArray, name: str) -> tuple[np.ndarray, pa.Array
     except TypeError as error:
         raise TypeError(f"column {name!r}: {error}") from error
     return encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False), encoded.dictionary
+
+
+def sort_events(
+    users: np.ndarray, items: np.ndarray, times: np.ndarray, known: np.ndarray, basket_names: pa.Array | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The known rows by user and time, without repeats; and for each row the first one of its basket, with baskets.
+
+    The rows of a basket stand together, at its first time.
+    """
+    keys, baskets = [times, users], None
+    if basket_names is not None:
+        baskets = first_of_baskets(users, basket_names, times, known)
+        keys = [times, baskets, times[baskets], users]
+        times = times[baskets]
+    order = known[np.lexsort([key[known] for key in keys])]
+    return order[~repeats(users[order], items[order], times[order])], baskets
+
+
+def make_histories(
+    rows: np.ndarray, ids: Mapping[str, tuple[np.ndarray, pa.Array]], values: Mapping[str, pa.Array]
+) -> dict[str, pa.Array]:
+    """The columns of sequences.
+
+    Args:
+        rows: The events, sorted by user.
+        ids: Of `user_id` and `item_ids`: the codes of all rows, and their strings.
+        values: Other columns of all rows.
+    """
+    (users, user_names), (items, item_names) = ids["user_id"], ids["item_ids"]
+    starts = np.flatnonzero(np.diff(users[rows], prepend=-1))
+    lengths = np.diff(starts, append=len(rows))
+    columns = {
+        "user_id": user_names.take(pa.array(users[rows][starts])),
+        "item_ids": make_lists(item_names.take(pa.array(items[rows])), lengths),
+    }
+    return columns | {name: make_lists(column.take(pa.array(rows)), lengths) for name, column in values.items()}
 
 
 def first_of_baskets(users: np.ndarray, names: pa.Array, times: np.ndarray, known: np.ndarray) -> np.ndarray:
