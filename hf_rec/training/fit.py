@@ -1,6 +1,6 @@
 """Training a model on tokenized splits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ def fit(
     patience: int | None = 10,
     checkpoint: str | None = None,
     distillation: Distillation | None = None,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> Trainer:
     """Train `model` on the training split, validate it on the validation split, and keep its best weights.
 
@@ -35,6 +36,7 @@ def fit(
         patience: Validations without a better metric after which training stops; None to train to the end.
         checkpoint: Folder of a checkpoint to resume from.
         distillation: Teachers that the model learns from beside the data.
+        callbacks: Of the Trainer, beside its own.
 
     Returns:
         The Trainer, with the trained model and the log.
@@ -43,7 +45,14 @@ def fit(
         ValueError: for arguments that replace the loss of the model, and for weights that are not finite at the end.
     """
     trainer = make_trainer(
-        model, tokenizer, tokenized, args, collator=collator, patience=patience, distillation=distillation
+        model,
+        tokenizer,
+        tokenized,
+        args,
+        collator=collator,
+        patience=patience,
+        distillation=distillation,
+        callbacks=callbacks,
     )
     try:
         for table in model.tables:
@@ -81,6 +90,7 @@ def make_trainer(
     collator: Mapping[str, Any] | None = None,
     patience: int | None = None,
     distillation: Distillation | None = None,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> Trainer:
     """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
     train = tokenized["train"]
@@ -96,7 +106,7 @@ def make_trainer(
         processing_class=tokenizer,
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
-        callbacks=callbacks_of(args, patience),
+        callbacks=[*callbacks_of(args, patience), *callbacks],
         optimizer_cls_and_kwargs=sparse_optimizer(args) if updates_rows(model.config, args) else None,
     )
 
