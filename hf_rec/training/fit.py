@@ -1,6 +1,6 @@
 """Training a model on tokenized splits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ def fit(
     checkpoint: str | None = None,
     distillation: Distillation | None = None,
     rows: Rows | None = None,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> Trainer:
     """Train `model` on the training split, validate it on the validation split, and keep its best weights.
 
@@ -43,6 +44,7 @@ def fit(
         distillation: Teachers that the model learns from beside the data.
         rows: Training rows of more users than the training split has, which then counts for the metrics alone; as
             [`TrainingShards`] gives them.
+        callbacks: Of the Trainer, beside its own.
 
     Returns:
         The Trainer, with the trained model and the log.
@@ -50,8 +52,8 @@ def fit(
     Raises:
         ValueError: for arguments that replace the loss of the model, and for weights that are not finite at the end.
     """
-    options = {"collator": collator, "patience": patience, "distillation": distillation, "rows": rows}
-    trainer = make_trainer(model, tokenizer, tokenized, args, **options)
+    options = {"collator": collator, "patience": patience, "distillation": distillation}
+    trainer = make_trainer(model, tokenizer, tokenized, args, rows=rows, callbacks=callbacks, **options)
     with sparse_rows(model) if updates_rows(model.config, trainer.args) else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
     check_finite(model)
@@ -84,6 +86,7 @@ def make_trainer(
     patience: int | None = None,
     distillation: Distillation | None = None,
     rows: Rows | None = None,
+    callbacks: Iterable[TrainerCallback] = (),
 ) -> Trainer:
     """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
     train = tokenized["train"]
@@ -100,7 +103,7 @@ def make_trainer(
         processing_class=tokenizer,
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,
-        callbacks=callbacks_of(args, patience),
+        callbacks=[*callbacks_of(args, patience), *callbacks],
         optimizer_cls_and_kwargs=sparse_optimizer(args) if updates_rows(model.config, args) else None,
     )
 
