@@ -28,6 +28,7 @@ def softmax_loss(
     target_ids: torch.Tensor,
     history_ids: torch.Tensor | None = None,
     history_bias: torch.Tensor | None = None,
+    product_dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Cross entropy over the whole catalogue: -log softmax(states @ item_table.T + item_bias)[target].
 
@@ -42,6 +43,8 @@ def softmax_loss(
         target_ids: (targets,), -100 where there is nothing to predict.
         history_ids: (targets, n) items whose scores have an extra bias, for each target.
         history_bias: (targets, n) that bias; an item that occurs several times gets the sum.
+        product_dtype: Of the scores and of the factors of their products and gradients, which are summed in float32;
+            that of the result if None.
 
     Example:
         >>> states, item_table = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [0.0]])
@@ -50,7 +53,9 @@ def softmax_loss(
     """
     if history_ids is None:
         history_ids, history_bias = target_ids.new_empty(len(target_ids), 0), states.new_empty(len(target_ids), 0)
-    return ChunkedSoftmaxLoss.apply(states, item_table, item_bias, history_bias, target_ids, history_ids)
+    return ChunkedSoftmaxLoss.apply(
+        states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype
+    )
 
 
 def sampled_softmax_loss(
@@ -151,9 +156,10 @@ def cross_entropy_(scores: torch.Tensor, target_ids: torch.Tensor) -> tuple[torc
     if kernel is not None:
         return kernel(scores, target_ids)
     targets = target_ids.clamp(min=0).unsqueeze(1)
-    best, own = scores.amax(1), scores.gather(1, targets).squeeze(1)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    best, own = scores.amax(1).to(dtype), scores.gather(1, targets).squeeze(1).to(dtype)
     probabilities = torch.softmax(scores, dim=1, out=scores)
-    losses = best - own - probabilities.amax(1).log()
+    losses = best - own - probabilities.amax(1).to(dtype).log()
     return losses, probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
 
 
@@ -179,29 +185,31 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
     """[`softmax_loss`], whose gradients are computed in the forward pass, while the scores of a chunk are there."""
 
     @staticmethod
-    def forward(ctx, states, item_table, item_bias, history_bias, target_ids, history_ids):
+    def forward(ctx, states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype):
         dtype = torch.promote_types(item_table.dtype, torch.float32)
+        low = product_dtype or dtype
         inputs = states, item_table, item_bias, history_bias
-        table, bias = item_table.to(dtype), item_bias.to(dtype)
+        table, bias = item_table.to(low), item_bias.to(low)
         gradients = None
         if any(ctx.needs_input_grad):
             gradients = [torch.zeros_like(tensor, dtype=dtype) for tensor in inputs]
-        loss = table.new_zeros(())
+        loss = table.new_zeros((), dtype=dtype)
         rows = chunk_targets(len(table), states.device)
         with torch.autocast(states.device.type, enabled=False), fast_products():
             for start in range(0, len(states), rows):
                 part = slice(start, start + rows)
-                chunk, targets, history = states[part].to(dtype), target_ids[part], history_ids[part]
-                known = (targets >= 0).to(dtype).unsqueeze(1)
+                chunk, targets, history = states[part].to(low), target_ids[part], history_ids[part]
+                known = (targets >= 0).to(low).unsqueeze(1)
                 scores = torch.addmm(bias, chunk, table.t())  # (rows, vocab_size)
-                scores.scatter_add_(1, history, history_bias[part].to(dtype))
+                scores.scatter_add_(1, history, history_bias[part].to(low))
                 losses, errors = cross_entropy_(scores, targets)
-                loss += losses @ known.squeeze(1)
+                loss += losses @ known.squeeze(1).to(dtype)
                 if gradients:
-                    torch.mm(errors, table, out=gradients[0][part]).mul_(known)
-                    gradients[1].addmm_(errors.t(), chunk * known)
-                    gradients[2].addmv_(errors.t(), known.squeeze(1))
-                    torch.gather(errors, 1, history, out=gradients[3][part]).mul_(known)
+                    add_product_(gradients[0][part], errors, table)
+                    gradients[0][part] *= known
+                    add_product_(gradients[1], errors.t(), chunk * known)
+                    gradients[2] += errors.t() @ known.squeeze(1)
+                    gradients[3][part] = errors.gather(1, history) * known
         if gradients:
             ctx.gradients = [gradient.to(like.dtype) for gradient, like in zip(gradients, inputs, strict=True)]
         return loss
@@ -212,7 +220,15 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("softmax_loss keeps its gradients for one backward pass; compute the loss again")
-        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None)
+        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None, None)
+
+
+def add_product_(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Add left @ right to a total that may have a wider type."""
+    if total.dtype == left.dtype:
+        total.addmm_(left, right)
+    else:
+        total.add_(left @ right)
 
 
 __all__ = ["gbce_loss", "gbce_weight", "sample_items", "sampled_softmax_loss", "softmax_loss"]
