@@ -138,6 +138,10 @@ def test_the_notebook_is_stored_without_outputs():
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
     program, *arguments = shlex.split(line)
+    if program in ("torchrun", "accelerate"):  # whose own options are before the script or `-m module`
+        place = next(n for n, word in enumerate(arguments) if word == "hf_rec.cli.main" or word.endswith(".py"))
+        module = arguments[place] == "hf_rec.cli.main"
+        program, arguments = ("hf-rec" if module else "python"), arguments[place + module :]
     if program == "hf-rec":
         command, *arguments = arguments
         assert command in COMMANDS

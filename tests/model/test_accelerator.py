@@ -11,6 +11,11 @@ from hf_rec.training.trainer import compact_labels
 LOSSES = {"softmax": {}, "sampled_softmax": {"num_negatives": 7}, "gbce": {"num_negatives": 7}}
 
 
+def as_on_an_accelerator(monkeypatch) -> None:
+    for module in (losses, modeling_bert4rec):
+        monkeypatch.setattr(module, "selects_labels", lambda device: False)  # noqa: ARG005
+
+
 def batch_of(model) -> dict[str, torch.Tensor]:
     """Rows of several lengths, one of them without a label."""
     histories = [[3, 4, 5, 4, 6], [7, 8], [9], [10, 11, 12, 10, 13, 14, 15], [1]]
@@ -35,7 +40,7 @@ def test_losses_at_all_positions_are_those_at_the_labels(is_decoder, loss_type, 
         torch.nn.init.normal_(model.scores.bias)
     batch = batch_of(model) | ({"num_items_in_batch": torch.tensor(total)} if total else {})
     expected = learned(model, batch)
-    monkeypatch.setattr(modeling_bert4rec, "selects_labels", lambda device: False)  # noqa: ARG005
+    as_on_an_accelerator(monkeypatch)
     torch.testing.assert_close(learned(model, batch), expected)
     if not is_decoder:
         compact = compact_labels(dict)(batch)
@@ -48,14 +53,14 @@ def test_logits_of_labels_are_the_same(is_decoder, monkeypatch):
     model = small_model(23, is_decoder)
     batch = batch_of(model)
     expected = model(**batch)
-    monkeypatch.setattr(modeling_bert4rec, "selects_labels", lambda device: False)  # noqa: ARG005
+    as_on_an_accelerator(monkeypatch)
     found = model(**batch)
     torch.testing.assert_close((found.loss, found.logits), (expected.loss, expected.logits))
 
 
 def test_no_step_reads_a_number_of_a_tensor(monkeypatch):
     """Neither of the two models reads a value in the forward and backward pass, nor a shape that depends on values."""
-    monkeypatch.setattr(modeling_bert4rec, "selects_labels", lambda device: False)  # noqa: ARG005
+    as_on_an_accelerator(monkeypatch)
     for is_decoder in (False, True):
         model = small_model(23, is_decoder, use_repeat_bias=True).train()
         batch = batch_of(model)
@@ -88,8 +93,11 @@ class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
 @pytest.mark.parametrize("name", ["softmax", "sampled", "gbce"])
-def test_a_target_of_minus_100_adds_nothing(name):
+def test_a_target_of_minus_100_adds_nothing(name, accelerator, monkeypatch):
+    if accelerator:
+        as_on_an_accelerator(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     states, table = (torch.randn(count, 4, generator=generator, dtype=torch.float64) for count in (6, 9))
     bias, targets = torch.randn(9, generator=generator, dtype=torch.float64), torch.tensor([3, -100, 5, 3, -100, 8])

@@ -14,52 +14,11 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import random_histories, small_model, without_dropout
+from launching import ACCELERATE, SCRIPT, TORCHRUN, finish, losses, read, same_weights, start, train, weights
 from runs import chains_log
 from safetensors.torch import load_file, save_file
 
 from hf_rec.training.optimization import SparseRowAdamW, sparse_rows
-
-TESTS = Path(__file__).parents[1]
-SCRIPT = TESTS.parent / "scripts" / "train_with_trainer.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
-
-
-def start(command: list, **options) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*map(str, command)], **pipes, **options)
-
-
-def finish(command: list, **options) -> str:
-    """What a command prints; its errors if it fails."""
-    process = start(command, **options)
-    printed, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors[-5000:]
-    return printed
-
-
-def train(folder: Path, processes: int, **options) -> Path:
-    """Run `process_worker.py`."""
-    folder.mkdir()
-    finish([*TORCHRUN, processes, TESTS / "process_worker.py", json.dumps({"folder": str(folder), **options})])
-    return folder
-
-
-def read(folder: Path, name: str, process: int = 0):
-    return json.loads((folder / f"{process}-{name}.json").read_text())
-
-
-def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in read(folder, "log") if "loss" in entry]
-
-
-def weights(folder: Path, process: int = 0) -> dict[str, torch.Tensor]:
-    return load_file(folder / f"{process}-weights.safetensors")
-
-
-def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
 
 CURVE = {"max_steps": 50, "logging_steps": 1, "eval_steps": 25, "save_strategy": "no", "load_best_model_at_end": False}
 CURVE |= {"dataloader_drop_last": True, "per_device_eval_batch_size": 32, "warmup_steps": 5}
