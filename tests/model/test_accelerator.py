@@ -1,5 +1,9 @@
 """What the model does on an accelerator, where nothing may wait for the number of labels, compared on a CPU."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import small_model, without_dropout
@@ -122,3 +126,24 @@ def test_a_chunk_of_scores_suits_the_device():
     assert losses.chunk_targets(2**10, torch.device("cpu")) == 2**10
     assert losses.chunk_targets(2**10, torch.device("cuda")) == 2**16
     assert losses.chunk_targets(2**30, torch.device("cuda")) == losses.CHUNK_TARGETS
+
+
+FUSED = """
+import torch
+from hf_rec.model.losses import cross_entropy_, fused_cross_entropy, softmax_loss
+
+torch.manual_seed(0)
+for items in (50, 40_000):
+    scores, targets = 3 * torch.randn(6, items), torch.tensor([3, -100, 7, 0, items - 1, -100])
+    found, expected = fused_cross_entropy()(scores.clone(), targets), cross_entropy_(scores.clone(), targets)
+    for part, whole in zip(found, expected):
+        torch.testing.assert_close(part[targets >= 0], whole[targets >= 0], rtol=1e-5, atol=1e-5)
+        assert (part[targets < 0] == 0).all()
+"""
+
+
+@pytest.mark.slow
+def test_the_fused_cross_entropy_is_the_plain_one_in_the_interpreter_of_triton():
+    pytest.importorskip("liger_kernel")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", FUSED], check=True, env=environment, timeout=300)

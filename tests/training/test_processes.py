@@ -47,7 +47,7 @@ def test_two_processes_have_the_loss_curve_and_the_metrics_of_one(tmp_path, is_d
     assert len(validations[0]) == len(validations[1]) == 2
     for first, second in [*zip(*validations, strict=True), (read(one, "metrics"), read(two, "metrics"))]:
         for name, value in first.items():
-            if re.search("ndcg|hr@|mrr|coverage|gini|overlap|novelty|popularity|long_tail", name):
+            if re.search("ndcg|hr@|mrr|coverage|gini|overlap|novelty|popularity|long_tail|offset", name):
                 assert second[name] == pytest.approx(value, abs=1e-9), name
     assert same_weights(weights(two), weights(two, 1))
     # Each process ranks half of the histories; the last batch is filled up.
@@ -133,6 +133,17 @@ def test_accelerate_launch_starts_several_processes_without_gpus(log_file, tmp_p
     printed = finish([*launch, "no", *own, "--output_dir", tmp_path / "script"])
     assert len(re.findall(r'"test_ndcg@10"', printed)) == 1
     assert (tmp_path / "script" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_processes_with_threads(log_file):
+    few = ["--steps", 3, "--warmup_steps", 1, "--runs", 1, "--max_length", 8, "--layouts", "1x1", "2x1"]
+    printed = finish([sys.executable, SCRIPT.with_name("benchmark_processes.py"), "--train_file", log_file, *few])
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if re.match(r"\| \d", line)]
+    assert [row[:2] for row in rows] == [["1", "1"], ["2", "1"]]
+    trained, evaluated = ([float(row[column].replace(",", "")) for row in rows] for column in (2, 4))
+    assert float(rows[1][3]) == pytest.approx(trained[1] / trained[0], abs=0.02)
+    assert float(rows[1][5]) == pytest.approx(evaluated[1] / evaluated[0], abs=0.02)
 
 
 @pytest.mark.slow
