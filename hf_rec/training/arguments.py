@@ -94,6 +94,9 @@ class RecommendationTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "Whether processes look for weights without a gradient in each step."}
     )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Whether processes exchange the content of the items in each step."}
+    )
 
     def __post_init__(self):
         self.open_pace = [name for name in PACE if getattr(self, name) is None]
