@@ -38,13 +38,21 @@ PLAIN = "BertForMaskedLM + Trainer"
 
 
 class Clock(TrainerCallback):
-    """Records the end of each step."""
+    """The seconds from the end of the last step of the warm-up to the end of training."""
 
-    def __init__(self):
+    def __init__(self, warmup_steps: int):
+        self.warmup_steps = warmup_steps
         self.ends = []
 
-    def on_step_end(self, *_args, **_kwargs):
-        self.ends.append(time.perf_counter())
+    @property
+    def seconds(self) -> float:
+        return self.ends[-1] - self.ends[0]
+
+    def on_step_end(self, args, state, *_args, **_kwargs):
+        if state.global_step in (self.warmup_steps, state.max_steps):
+            if args.device.type == "cuda":
+                torch.cuda.synchronize()
+            self.ends.append(time.perf_counter())
 
 
 class PaddedCollator(DataCollatorForLanguageModeling):
@@ -90,8 +98,8 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             warmup_steps=options.warmup_steps,
             seed=options.seed,
         )
-        return speed | {"peak_memory_gb": peak_memory_gb()}
-    clock, steps = Clock(), options.hf_rec_steps if kind in OBJECTIVES else options.plain_steps
+        return speed | {"peak_memory_gb": peak_memory_gb(torch.device("cpu"))}
+    clock, steps = Clock(options.warmup_steps), options.hf_rec_steps if kind in OBJECTIVES else options.plain_steps
     with tempfile.TemporaryDirectory() as folder:
         args = RecommendationTrainingArguments(
             folder,
@@ -100,6 +108,8 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             eval_strategy="no",
             save_strategy="no",
             disable_tqdm=True,
+            use_cpu=options.device == "cpu",
+            bf16=options.bf16,
             seed=options.seed,
         )
         trainer = (
@@ -107,13 +117,19 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
         )
         trainer.add_callback(clock)
         trainer.train()
-    seconds = clock.ends[-1] - clock.ends[options.warmup_steps - 1]
     histories = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
-    return {"sequences_per_second": steps * histories / seconds, "peak_memory_gb": peak_memory_gb()}
+    return {"sequences_per_second": steps * histories / clock.seconds, "peak_memory_gb": peak_memory_gb(args.device)}
 
 
-def peak_memory_gb() -> float:
+def peak_memory_gb(device: torch.device) -> float:
+    """Of the process, or of its tensors on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else device
 
 
 def main() -> None:
@@ -125,6 +141,8 @@ def main() -> None:
     parser.add_argument("--plain_steps", type=int, default=10, help="timed steps of the other models")
     parser.add_argument("--warmup_steps", type=int, default=5, help="steps before the timed ones")
     parser.add_argument("--runs", type=int, default=3, help="runs of each model")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="without other libraries on cuda")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=[PLAIN, *OBJECTIVES, *PEERS], help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -134,12 +152,13 @@ def main() -> None:
 
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, "
+        f"{device_name(options.device)}, "
         + ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "hf_rec"))
-        + f"; {options.train_file.parent.name}, length {options.max_length}, batch {options.batch_size}, float32, "
-        f"seed {options.seed}, medians of {options.runs} runs\n"
+        + f"; {options.train_file.parent.name}, length {options.max_length}, batch {options.batch_size}, "
+        f"{'bfloat16' if options.bf16 else 'float32'}, seed {options.seed}, medians of {options.runs} runs\n"
     )
     runs = {kind: [] for kind in (PLAIN, *OBJECTIVES)}
-    for peer in PEERS:
+    for peer in PEERS if options.device == "cpu" else ():
         if reason := missing(peer):
             print(reason, file=sys.stderr)
         else:

@@ -24,6 +24,7 @@ from hf_rec.training import trainer as trainer_module
 from hf_rec.training.arguments import complete_arguments
 from hf_rec.training.create import create_model
 from hf_rec.training.fit import fit
+from hf_rec.training.new_items import choose_new_item_offset
 
 NO_NOISE = {"start_probability": 0.0, "forget_probability": 0.0, "window_probability": 0.0}
 ENCODER_NO_NOISE = NO_NOISE | {"last_item_probability": 1.0}
@@ -103,6 +104,8 @@ def run(
     )
     ranked.evaluate(tokenized["test"])
     found = evaluate(model, tokenized, args) | {"ranked_here": metrics.ranked, "targets": len(tokenized["test"])}
+    if features:
+        found["new_item_offset"] = choose_new_item_offset(model, tokenized)
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from transformers import HfArgumentParser
+import train_with_trainer
+from transformers import HfArgumentParser, TrainingArguments
 
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.add_items import AddItemsArguments
@@ -138,6 +139,10 @@ def test_the_notebook_is_stored_without_outputs():
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
     program, *arguments = shlex.split(line)
+    if program in ("torchrun", "accelerate"):  # whose own options are before the script or `-m module`
+        place = next(n for n, word in enumerate(arguments) if word == "hf_rec.cli.main" or word.endswith(".py"))
+        module = arguments[place] == "hf_rec.cli.main"
+        program, arguments = ("hf-rec" if module else "python"), arguments[place + module :]
     if program == "hf-rec":
         command, *arguments = arguments
         assert command in COMMANDS
@@ -147,6 +152,8 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
             HfArgumentParser(OPTIONS[command]).parse_args_into_dataclasses(arguments)
         else:
             assert not arguments
+    elif program == "python" and arguments[0] == "scripts/train_with_trainer.py":
+        HfArgumentParser((train_with_trainer.Options, TrainingArguments)).parse_args_into_dataclasses(arguments[1:])
     elif program == "python":
         script, *arguments = arguments
         known = (REPOSITORY / script).read_text(encoding="utf-8") + " ".join(

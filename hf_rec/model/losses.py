@@ -53,6 +53,11 @@ def softmax_loss(
     """
     if history_ids is None:
         history_ids, history_bias = target_ids.new_empty(len(target_ids), 0), states.new_empty(len(target_ids), 0)
+    if selects_labels(target_ids.device) and (target_ids < 0).any():
+        known = target_ids >= 0
+        states, target_ids, history_ids, history_bias = (
+            tensor[known] for tensor in (states, target_ids, history_ids, history_bias)
+        )
     return ChunkedSoftmaxLoss.apply(
         states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype
     )
@@ -141,6 +146,12 @@ def sampled_scores(states, item_vectors, item_bias, target_ids, negative_ids):
     return positive, negative.masked_fill(negative_ids == target_ids.unsqueeze(1), -math.inf)
 
 
+def selects_labels(device: torch.device) -> bool:
+    """Whether training selects the positions that have a label. An accelerator would have to wait for their number, so
+    there the losses take all positions, with targets of -100."""
+    return device.type == "cpu"
+
+
 def chunk_targets(num_items: int, device: torch.device) -> int:
     """Targets whose scores of all items are held at a time."""
     scores = CHUNK_SCORES if device.type == "cpu" else ACCELERATOR_CHUNK_SCORES
@@ -150,7 +161,7 @@ def chunk_targets(num_items: int, device: torch.device) -> int:
 def cross_entropy_(scores: torch.Tensor, target_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The (rows,) cross entropies of (rows, items) scores and, in their place, the gradients of the scores.
 
-    A row whose target is -100 has numbers without a meaning.
+    Both are 0 for a target of -100, except where [`selects_labels`] has left out such targets.
     """
     kernel = fused_cross_entropy() if scores.is_cuda and scores.dtype == torch.float32 else None
     if kernel is not None:
@@ -160,7 +171,11 @@ def cross_entropy_(scores: torch.Tensor, target_ids: torch.Tensor) -> tuple[torc
     best, own = scores.amax(1).to(dtype), scores.gather(1, targets).squeeze(1).to(dtype)
     probabilities = torch.softmax(scores, dim=1, out=scores)
     losses = best - own - probabilities.amax(1).to(dtype).log()
-    return losses, probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
+    errors = probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
+    if selects_labels(scores.device):
+        return losses, errors
+    known = (target_ids >= 0).to(scores.dtype)
+    return losses * known, errors.mul_(known.unsqueeze(1))
 
 
 @lru_cache
@@ -199,17 +214,15 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
             for start in range(0, len(states), rows):
                 part = slice(start, start + rows)
                 chunk, targets, history = states[part].to(low), target_ids[part], history_ids[part]
-                known = (targets >= 0).to(low).unsqueeze(1)
                 scores = torch.addmm(bias, chunk, table.t())  # (rows, vocab_size)
                 scores.scatter_add_(1, history, history_bias[part].to(low))
                 losses, errors = cross_entropy_(scores, targets)
-                loss += losses @ known.squeeze(1).to(dtype)
+                loss += losses.sum()
                 if gradients:
                     add_product_(gradients[0][part], errors, table)
-                    gradients[0][part] *= known
-                    add_product_(gradients[1], errors.t(), chunk * known)
-                    gradients[2] += errors.t() @ known.squeeze(1)
-                    gradients[3][part] = errors.gather(1, history) * known
+                    add_product_(gradients[1], errors.t(), chunk)
+                    gradients[2] += errors.sum(0, dtype=dtype)
+                    gradients[3][part] = errors.gather(1, history)
         if gradients:
             ctx.gradients = [gradient.to(like.dtype) for gradient, like in zip(gradients, inputs, strict=True)]
         return loss

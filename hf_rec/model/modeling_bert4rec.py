@@ -49,7 +49,7 @@ from .layers import (
     rotary_embeddings,
     take_positions,
 )
-from .losses import gbce_loss, gbce_weight, sample_items, sampled_softmax_loss, softmax_loss
+from .losses import gbce_loss, gbce_weight, sample_items, sampled_softmax_loss, selects_labels, softmax_loss
 from .ranking import ban_items_
 from .rules import FILE as RULES
 from .rules import Rule, read_rules, write_rules
@@ -80,12 +80,6 @@ def given_inputs(input_ids: torch.Tensor | None, inputs_embeds: torch.Tensor | N
     if (input_ids is None) == (inputs_embeds is None):
         raise ValueError("give exactly one of input_ids and inputs_embeds")
     return input_ids if inputs_embeds is None else inputs_embeds
-
-
-def selects_labels(device: torch.device) -> bool:
-    """Whether the states of labelled positions are selected in training. An accelerator computes them everywhere, as
-    it would have to wait for the number of labels."""
-    return device.type == "cpu"
 
 
 def labelled_positions(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

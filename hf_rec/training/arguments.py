@@ -100,6 +100,13 @@ class RecommendationTrainingArguments(TrainingArguments):
     )
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pinned memory for GPU transfers."})
 
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Whether processes look for weights without a gradient in each step."}
+    )
+    ddp_broadcast_buffers: bool | None = field(
+        default=False, metadata={"help": "Whether processes exchange the content of the items in each step."}
+    )
+
     def __post_init__(self):
         self.open_pace = [name for name in PACE if getattr(self, name) is None]
         for name in self.open_pace:

@@ -105,15 +105,15 @@ def sparse_rows(model: PreTrainedModel) -> Iterator[None]:
     In several processes it leaves the tables out of `DistributedDataParallel`, which would make their gradients dense,
     and gives all processes the tables of the first one.
     """
-    tables = {table.id_embeddings.weight for table in model.tables}
-    names = [name for name, parameter in model.named_parameters() if parameter in tables]
+    ids = {id(table.id_embeddings.weight) for table in model.tables}
+    weights = {name: weight for name, weight in model.named_parameters() if id(weight) in ids}
     try:
         for table in model.tables:
             table.sparse_gradients = True
         if count_processes() > 1:
-            for table in tables:
-                dist.broadcast(table.data, 0)
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+            for weight in weights.values():
+                dist.broadcast(weight.data, 0)
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, [*weights])
         yield
     finally:
         for table in model.tables:

@@ -1,5 +1,9 @@
 """What the model does on an accelerator, where nothing may wait for the number of labels, compared on a CPU."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import small_model, without_dropout
@@ -9,6 +13,11 @@ from hf_rec.model import losses, modeling_bert4rec
 from hf_rec.training.trainer import compact_labels
 
 LOSSES = {"softmax": {}, "sampled_softmax": {"num_negatives": 7}, "gbce": {"num_negatives": 7}}
+
+
+def as_on_an_accelerator(monkeypatch) -> None:
+    for module in (losses, modeling_bert4rec):
+        monkeypatch.setattr(module, "selects_labels", lambda device: False)  # noqa: ARG005
 
 
 def batch_of(model) -> dict[str, torch.Tensor]:
@@ -35,7 +44,7 @@ def test_losses_at_all_positions_are_those_at_the_labels(is_decoder, loss_type, 
         torch.nn.init.normal_(model.scores.bias)
     batch = batch_of(model) | ({"num_items_in_batch": torch.tensor(total)} if total else {})
     expected = learned(model, batch)
-    monkeypatch.setattr(modeling_bert4rec, "selects_labels", lambda device: False)  # noqa: ARG005
+    as_on_an_accelerator(monkeypatch)
     torch.testing.assert_close(learned(model, batch), expected)
     if not is_decoder:
         compact = compact_labels(dict)(batch)
@@ -48,14 +57,14 @@ def test_logits_of_labels_are_the_same(is_decoder, monkeypatch):
     model = small_model(23, is_decoder)
     batch = batch_of(model)
     expected = model(**batch)
-    monkeypatch.setattr(modeling_bert4rec, "selects_labels", lambda device: False)  # noqa: ARG005
+    as_on_an_accelerator(monkeypatch)
     found = model(**batch)
     torch.testing.assert_close((found.loss, found.logits), (expected.loss, expected.logits))
 
 
 def test_no_step_reads_a_number_of_a_tensor(monkeypatch):
     """Neither of the two models reads a value in the forward and backward pass, nor a shape that depends on values."""
-    monkeypatch.setattr(modeling_bert4rec, "selects_labels", lambda device: False)  # noqa: ARG005
+    as_on_an_accelerator(monkeypatch)
     for is_decoder in (False, True):
         model = small_model(23, is_decoder, use_repeat_bias=True).train()
         batch = batch_of(model)
@@ -88,8 +97,11 @@ class Watch(torch.utils._python_dispatch.TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.parametrize("accelerator", [False, True])
 @pytest.mark.parametrize("name", ["softmax", "sampled", "gbce"])
-def test_a_target_of_minus_100_adds_nothing(name):
+def test_a_target_of_minus_100_adds_nothing(name, accelerator, monkeypatch):
+    if accelerator:
+        as_on_an_accelerator(monkeypatch)
     generator = torch.Generator().manual_seed(0)
     states, table = (torch.randn(count, 4, generator=generator, dtype=torch.float64) for count in (6, 9))
     bias, targets = torch.randn(9, generator=generator, dtype=torch.float64), torch.tensor([3, -100, 5, 3, -100, 8])
@@ -114,3 +126,24 @@ def test_a_chunk_of_scores_suits_the_device():
     assert losses.chunk_targets(2**10, torch.device("cpu")) == 2**10
     assert losses.chunk_targets(2**10, torch.device("cuda")) == 2**16
     assert losses.chunk_targets(2**30, torch.device("cuda")) == losses.CHUNK_TARGETS
+
+
+FUSED = """
+import torch
+from hf_rec.model.losses import cross_entropy_, fused_cross_entropy, softmax_loss
+
+torch.manual_seed(0)
+for items in (50, 40_000):
+    scores, targets = 3 * torch.randn(6, items), torch.tensor([3, -100, 7, 0, items - 1, -100])
+    found, expected = fused_cross_entropy()(scores.clone(), targets), cross_entropy_(scores.clone(), targets)
+    for part, whole in zip(found, expected):
+        torch.testing.assert_close(part[targets >= 0], whole[targets >= 0], rtol=1e-5, atol=1e-5)
+        assert (part[targets < 0] == 0).all()
+"""
+
+
+@pytest.mark.slow
+def test_the_fused_cross_entropy_is_the_plain_one_in_the_interpreter_of_triton():
+    pytest.importorskip("liger_kernel")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    subprocess.run([sys.executable, "-c", FUSED], check=True, env=environment, timeout=300)

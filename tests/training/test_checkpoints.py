@@ -143,6 +143,19 @@ def test_processes_that_would_train_alone_are_an_error(tmp_path, monkeypatch):
         check_processes(args)
 
 
+def test_one_process_in_place_of_several_and_sharded_weights_are_errors(tmp_path, monkeypatch):
+    args = arguments(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+    check_processes(args)
+    monkeypatch.setenv("MASTER_PORT", "29500")  # which accelerate sets for several processes
+    with pytest.raises(ValueError, match="starts one process.*--multi_gpu"):
+        check_processes(args)
+    monkeypatch.delenv("MASTER_PORT")
+    args.fsdp = True
+    with pytest.raises(ValueError, match="--fsdp.*--sharded"):
+        check_processes(args)
+
+
 @pytest.mark.parametrize("name", ["popularity", "last-item Markov"])
 def test_a_model_is_not_called_like_a_baseline(splits, tmp_path, name):
     with pytest.raises(ValueError, match=name):

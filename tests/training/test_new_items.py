@@ -59,8 +59,8 @@ def test_forgotten_items_are_as_new_ones(trained):
 def test_the_offset_is_the_largest_that_costs_known_items_little(trained, monkeypatch):
     model, _, tokenized = trained
     ndcgs = dict(zip(range(len(OFFSETS)), [1.0, 1.01, 0.99, 0.951, 0.949, 0.99], strict=False))
-    monkeypatch.setattr("hf_rec.training.new_items.warm_ranks", lambda *_: range(len(OFFSETS)))
-    monkeypatch.setattr("hf_rec.training.new_items.ndcg", lambda rank, _: ndcgs.get(rank, 0.0))
+    monkeypatch.setattr("hf_rec.training.new_items.warm_ranks", lambda *_: [*np.arange(len(OFFSETS))[:, None]])
+    monkeypatch.setattr("hf_rec.training.new_items.ndcg", lambda rank, _: ndcgs.get(rank.item(), 0.0))
     assert choose_new_item_offset(model, tokenized) == OFFSETS[3]
     assert choose_new_item_offset(model, tokenized, 0.0) == OFFSETS[1] == 0
     ndcgs[1] = 0.5  # new items cost more than they may even without an offset

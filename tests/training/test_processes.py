@@ -14,52 +14,11 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import random_histories, small_model, without_dropout
+from launching import ACCELERATE, SCRIPT, TORCHRUN, finish, losses, read, same_weights, start, train, weights
 from runs import chains_log
 from safetensors.torch import load_file, save_file
 
 from hf_rec.training.optimization import SparseRowAdamW, sparse_rows
-
-TESTS = Path(__file__).parents[1]
-SCRIPT = TESTS.parent / "scripts" / "train_with_trainer.py"
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0"]
-
-
-def start(command: list, **options) -> subprocess.Popen:
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*map(str, command)], **pipes, **options)
-
-
-def finish(command: list, **options) -> str:
-    """What a command prints; its errors if it fails."""
-    process = start(command, **options)
-    printed, errors = process.communicate(timeout=500)
-    assert process.returncode == 0, errors[-5000:]
-    return printed
-
-
-def train(folder: Path, processes: int, **options) -> Path:
-    """Run `process_worker.py`."""
-    folder.mkdir()
-    finish([*TORCHRUN, processes, TESTS / "process_worker.py", json.dumps({"folder": str(folder), **options})])
-    return folder
-
-
-def read(folder: Path, name: str, process: int = 0):
-    return json.loads((folder / f"{process}-{name}.json").read_text())
-
-
-def losses(folder: Path) -> list[float]:
-    return [entry["loss"] for entry in read(folder, "log") if "loss" in entry]
-
-
-def weights(folder: Path, process: int = 0) -> dict[str, torch.Tensor]:
-    return load_file(folder / f"{process}-weights.safetensors")
-
-
-def same_weights(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
 
 CURVE = {"max_steps": 50, "logging_steps": 1, "eval_steps": 25, "save_strategy": "no", "load_best_model_at_end": False}
 CURVE |= {"dataloader_drop_last": True, "per_device_eval_batch_size": 32, "warmup_steps": 5}
@@ -88,7 +47,7 @@ def test_two_processes_have_the_loss_curve_and_the_metrics_of_one(tmp_path, is_d
     assert len(validations[0]) == len(validations[1]) == 2
     for first, second in [*zip(*validations, strict=True), (read(one, "metrics"), read(two, "metrics"))]:
         for name, value in first.items():
-            if re.search("ndcg|hr@|mrr|coverage|gini|overlap|novelty|popularity|long_tail", name):
+            if re.search("ndcg|hr@|mrr|coverage|gini|overlap|novelty|popularity|long_tail|offset", name):
                 assert second[name] == pytest.approx(value, abs=1e-9), name
     assert same_weights(weights(two), weights(two, 1))
     # Each process ranks half of the histories; the last batch is filled up.
@@ -174,6 +133,17 @@ def test_accelerate_launch_starts_several_processes_without_gpus(log_file, tmp_p
     printed = finish([*launch, "no", *own, "--output_dir", tmp_path / "script"])
     assert len(re.findall(r'"test_ndcg@10"', printed)) == 1
     assert (tmp_path / "script" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_the_benchmark_compares_processes_with_threads(log_file):
+    few = ["--steps", 3, "--warmup_steps", 1, "--runs", 1, "--max_length", 8, "--layouts", "1x1", "2x1"]
+    printed = finish([sys.executable, SCRIPT.with_name("benchmark_processes.py"), "--train_file", log_file, *few])
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if re.match(r"\| \d", line)]
+    assert [row[:2] for row in rows] == [["1", "1"], ["2", "1"]]
+    trained, evaluated = ([float(row[column].replace(",", "")) for row in rows] for column in (2, 4))
+    assert float(rows[1][3]) == pytest.approx(trained[1] / trained[0], abs=0.02)
+    assert float(rows[1][5]) == pytest.approx(evaluated[1] / evaluated[0], abs=0.02)
 
 
 @pytest.mark.slow
