@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -43,7 +45,11 @@ clientapp = "recommender.app:client"
 [tool.flwr.app.config]
 {config}
 """
-APP = "from hf_rec.federated.app import client, server\n"
+APP = """\
+from hf_rec.federated.app import client, server
+
+__all__ = ["client", "server"]
+"""
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,18 @@ def run_server(
         text = "\n".join(['[superlink]\ndefault = "here"\n', "[superlink.here]", *lines])
         (home / "config.toml").write_text(text, encoding="utf-8")
         variables = flower_variables() | {"FLWR_HOME": str(home), SERVER: json.dumps(config)}
-        command = ["flower-superlink", "--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
+        command = [
+            "flower-superlink",
+            "--host",
+            host,
+            "--port",
+            str(port),
+            "--disable-runtime-dependency-installation",
+        ]
         with running([*command, *server_tls(certificates)], variables) as link:
             wait_for_port(connection["address"], link)
             run = ["flwr", "run", str(app), "here", "--stream"]
-            subprocess.run(run, env=variables, check=True, stdin=subprocess.DEVNULL)
+            subprocess.run(run, env=variables, check=False, stdin=subprocess.DEVNULL)
     file = output_dir / HISTORY
     history = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     if len(history) < settings.rounds:
@@ -159,11 +172,13 @@ def flower_variables() -> dict[str, str]:
 
 @contextmanager
 def running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
-    """A process that is ended with the block."""
+    """A process that is ended with the block, also when this process is told to end."""
     process = subprocess.Popen([*command], env=variables, stdin=subprocess.DEVNULL)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         yield process
     finally:
+        signal.signal(signal.SIGTERM, before)
         process.terminate()
         try:
             process.wait(timeout=30)

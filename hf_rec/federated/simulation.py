@@ -1,5 +1,6 @@
 """Federated training of many clients in one process: the messages of real clients, without processes and waiting."""
 
+import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -130,11 +131,10 @@ def simulate(
         drop_rate: Share of the messages for training that a client does not answer.
 
     Returns:
-        The history as [`FederatedStrategy`] has it, with the bytes of each round, `sent` to clients and `received` from
-        them.
+        The history as [`FederatedStrategy`] has it, with the bytes of each round, `sent` to clients and `received`
+        from them.
     """
-    work = type(model)(model.config)  # of the clients, so that the server's own weights stay untouched
-    work.load_state_dict(model.state_dict())
+    work = copy.deepcopy(model)  # of the clients
 
     def open_client(context: Context) -> Client:
         number = context.node_config["partition-id"]
