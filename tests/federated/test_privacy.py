@@ -13,7 +13,9 @@ from scipy.stats import norm
 from hf_rec.federated.privacy import add_noise, clip_update, epsilon, norm_of
 
 numbers = st.floats(-1e3, 1e3, width=32)
-weights = st.fixed_dictionaries({"a": arrays(np.float32, (3, 2), elements=numbers), "b": arrays(np.float32, 4, elements=numbers)})
+weights = st.fixed_dictionaries(
+    {"a": arrays(np.float32, (3, 2), elements=numbers), "b": arrays(np.float32, 4, elements=numbers)}
+)
 
 
 @given(weights, weights, st.floats(1e-3, 1e4))

@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from conftest import small_model, without_dropout
 from datasets import DatasetDict
 from runs import SIZES, shop_splits
 from test_local_training import HISTORIES, TOKENIZER, descend, tokenized_of
 
+from conftest import small_model, without_dropout
 from hf_rec.data import collator as collators
 from hf_rec.data import tokenize_splits
 from hf_rec.evaluation import evaluate
@@ -35,10 +35,14 @@ def parts_of(*groups) -> list[DatasetDict]:
     return [tokenized_of(group) for group in groups]
 
 
-@pytest.mark.parametrize("groups", [(HISTORIES[:1], HISTORIES[1:]), (HISTORIES[:3], HISTORIES[3:]), [[row] for row in HISTORIES]])
+@pytest.mark.parametrize(
+    "groups", [(HISTORIES[:1], HISTORIES[1:]), (HISTORIES[:3], HISTORIES[3:]), [[row] for row in HISTORIES]]
+)
 def test_one_step_of_clients_is_one_step_on_all_their_histories(model, groups):
     expected = descend(copy.deepcopy(model), HISTORIES, rate=0.1)
-    history = simulate(model, TOKENIZER, parts_of(*groups), FederatedSettings(clients_per_round=len(groups), **ONE_STEP))
+    history = simulate(
+        model, TOKENIZER, parts_of(*groups), FederatedSettings(clients_per_round=len(groups), **ONE_STEP)
+    )
     found = get_weights(model)
     assert all(np.allclose(found[name], expected[name], atol=1e-12) for name in expected)
     assert history[0]["accepted"] == len(groups)
@@ -46,7 +50,9 @@ def test_one_step_of_clients_is_one_step_on_all_their_histories(model, groups):
 
 def test_the_item_table_and_every_layer_are_trained(model):
     before = get_weights(model)
-    simulate(model, TOKENIZER, parts_of(HISTORIES[:2], HISTORIES[2:]), FederatedSettings(clients_per_round=2, **ONE_STEP))
+    simulate(
+        model, TOKENIZER, parts_of(HISTORIES[:2], HISTORIES[2:]), FederatedSettings(clients_per_round=2, **ONE_STEP)
+    )
     after = get_weights(model)
     assert [name for name in before if (before[name] == after[name]).all()] == []
 
@@ -79,22 +85,17 @@ def test_a_seed_gives_the_run_again_and_another_seed_another():
     assert any((first[name] != other[name]).any() for name in first)
 
 
-def test_secure_aggregation_gives_the_mean_to_the_precision_of_its_whole_numbers():
-    results = []
-    for secure in (False, True):
-        model = without_dropout(small_model(len(TOKENIZER), is_decoder=True))
-        parts = parts_of(*[[row, row] for row in HISTORIES])
-        settings = FederatedSettings(clients_per_round=4, secure_aggregation=secure, clipping_norm=0.3, **ONE_STEP)
-        equal = [{"uniform": True}]
-        with pytest.MonkeyPatch.context() as patch:
-            if not secure:
-                patch.setattr(FederatedSettings, "is_uniform", property(lambda _: equal[0]["uniform"]))
-            history = simulate(model, TOKENIZER, parts, settings)
-        results.append(get_weights(model))
-        assert (history[0]["drawn"], history[0]["accepted"]) == (4, 4)
-    plain, secured = results
+def test_secure_aggregation_gives_the_mean_to_the_precision_of_its_whole_numbers(model, monkeypatch):
+    parts = parts_of(*[[row, row] for row in HISTORIES])
+    plain, secured = model.float(), copy.deepcopy(model.float())
+    settings = {"clients_per_round": 4, "clipping_norm": 0.3} | ONE_STEP
+    (row,) = simulate(secured, TOKENIZER, parts, FederatedSettings(secure_aggregation=True, **settings))
+    monkeypatch.setattr(FederatedSettings, "is_uniform", True)
+    simulate(plain, TOKENIZER, parts, FederatedSettings(**settings))
+    assert (row["drawn"], row["accepted"]) == (4, 4)
     step = 16 / 2**22  # of the whole numbers, for weights from -8 to 8
-    assert all(np.allclose(plain[name], secured[name], atol=step) for name in plain)
+    found, expected = get_weights(secured), get_weights(plain)
+    assert all(np.allclose(found[name], expected[name], atol=step) for name in expected)
 
 
 class Leaving(LocalGrid):
@@ -109,17 +110,16 @@ class Leaving(LocalGrid):
 
 
 @pytest.mark.parametrize("step", [0, 1, 2, 3])
-def test_secure_aggregation_goes_on_without_a_client_that_leaves(step, monkeypatch):
+def test_secure_aggregation_goes_on_without_a_client_that_leaves(step, model, monkeypatch):
     """A client that leaves before it sends is not in the mean; one that leaves at the end is."""
     monkeypatch.setattr(simulation, "LocalGrid", type("Leaving", (Leaving,), {"step": step}))
     parts = parts_of(*[[row] for row in (*HISTORIES, *HISTORIES)])
-    model = without_dropout(small_model(len(TOKENIZER), is_decoder=True))
+    other = copy.deepcopy(model.float())
     history = simulate(
         model, TOKENIZER, parts, FederatedSettings(clients_per_round=8, secure_aggregation=True, **ONE_STEP)
     )
     monkeypatch.setattr(simulation, "LocalGrid", LocalGrid)
     stayed = parts if step == 3 else parts[:1] + parts[2:]
-    other = without_dropout(small_model(len(TOKENIZER), is_decoder=True))
     monkeypatch.setattr(FederatedSettings, "is_uniform", True)
     simulate(other, TOKENIZER, stayed, FederatedSettings(clients_per_round=len(stayed), **ONE_STEP))
     assert (history[0]["accepted"], history[0]["dropped"]) == (len(stayed), 8 - len(stayed))
@@ -140,7 +140,9 @@ def test_the_server_sees_no_weights_of_a_client_with_secure_aggregation(monkeypa
     settings = FederatedSettings(clients_per_round=4, secure_aggregation=True, **ONE_STEP)
     simulate(model, TOKENIZER, parts_of(*[[row] for row in HISTORIES]), settings)
     assert len(seen) == 16
-    assert not [array for reply in seen for record in reply.content.array_records.values() for array in record.values()]
+    assert not [
+        array for reply in seen for record in reply.content.array_records.values() for array in record.values()
+    ]
 
 
 def test_bytes_are_those_of_the_weights():

@@ -37,7 +37,9 @@ def one_round(answers: dict, rounds: int = 1, drop=(), sent=SENT, **settings):
 
     class Dropping(LocalGrid):
         def send_and_receive(self, messages, *, timeout=None):
-            stay = [m for m in messages if self.contexts[m.metadata.dst_node_id].node_config["partition-id"] not in drop]
+            stay = [
+                m for m in messages if self.contexts[m.metadata.dst_node_id].node_config["partition-id"] not in drop
+            ]
             return super().send_and_receive(stay, timeout=timeout)
 
     given = FederatedSettings(rounds=rounds, clients_per_round=len(answers), **settings)
@@ -96,7 +98,9 @@ BAD = {
     "records": RecordDict({"weights": to_record(moved(1))}),
     "records ": RecordDict({"arrays": to_record(moved(1))}),
     "number of its examples": RecordDict({"arrays": to_record(moved(1)), "metrics": MetricRecord({"weight": 1})}),
-    "number of its examples ": RecordDict({"arrays": to_record(moved(1)), "metrics": ConfigRecord({"num-examples": 1})}),
+    "number of its examples ": RecordDict(
+        {"arrays": to_record(moved(1)), "metrics": ConfigRecord({"num-examples": 1})}
+    ),
     "1.5 examples": RecordDict({"arrays": to_record(moved(1)), "metrics": MetricRecord({"num-examples": 1.5})}),
     "[1] examples": RecordDict({"arrays": to_record(moved(1)), "metrics": MetricRecord({"num-examples": [1]})}),
     "not readable": RecordDict(
