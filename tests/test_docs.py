@@ -23,6 +23,7 @@ from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.explain import ExplainArguments, TitleArguments
 from hf_rec.cli.export import ExportArguments
+from hf_rec.cli.federated import ROLES
 from hf_rec.cli.main import COMMANDS
 from hf_rec.cli.map_items import MapArguments
 from hf_rec.cli.recommend import RecommendArguments
@@ -46,7 +47,10 @@ PACKAGES = [
     "hf_rec",
     *(
         f"hf_rec.{room}"
-        for room in ("compression", "data", "evaluation", "explanation", "hub", "serving", "space", "training")
+        for room in (
+            *("compression", "data", "evaluation", "explanation", "federated", "hub", "serving", "space"),
+            "training",
+        )
     ),
 ]
 OPTIONS = {
@@ -62,6 +66,7 @@ OPTIONS = {
     "space": SpaceArguments,
     "serve": (ServeArguments, ServiceSettings),
     "add-items": AddItemsArguments,
+    **{f"federated {role}": parts for role, parts in ROLES.items()},
 }
 
 
@@ -141,6 +146,8 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
     if program == "hf-rec":
         command, *arguments = arguments
         assert command in COMMANDS
+        if command == "federated":
+            command, *arguments = (f"federated {arguments[0]}", *arguments[1:])
         if command in OPTIONS:
             monkeypatch.chdir(tmp_path)
             arguments = name_model(arguments) if command == "serve" else arguments

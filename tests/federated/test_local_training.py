@@ -72,7 +72,8 @@ def test_the_proximal_term_changes_the_second_step(model):
         train_locally(
             trained, TOKENIZER, tokenized_of(HISTORIES), LocalTraining(2, learning_rate=0.1, proximal_mu=mu), seed=0
         )
-    assert any(not np.allclose(one, two) for one, two in zip(*map(dict.values, map(get_weights, (model, other)))))
+    one, two = get_weights(model), get_weights(other)
+    assert any(not np.allclose(one[name], two[name]) for name in one)
 
 
 def test_adamw_moves_each_weight_with_a_gradient_by_the_learning_rate_in_the_first_step(model):
