@@ -46,7 +46,8 @@ def central(model: PreTrainedModel, tokenizer: ItemTokenizer, tokenized: Dataset
     with tempfile.TemporaryDirectory() as scratch:
         args = RecommendationTrainingArguments(scratch, seed=seed, max_steps=steps, use_cpu=True, disable_tqdm=True)
         trainer = fit(model, tokenizer, tokenized, args)
-    return {"test": evaluate(model, tokenized)[METRIC], "steps": trainer.state.global_step}
+    validation, test = (evaluate(model, tokenized, split=split)[METRIC] for split in ("validation", "test"))
+    return {"test": test, "validation": validation, "steps": trainer.state.global_step}
 
 
 def alone(
@@ -146,14 +147,20 @@ def table(results: dict[str, dict[str, dict]]) -> str:
 
 
 def plot(results: dict[str, dict[str, dict]], path: Path) -> None:
+    """Validation NDCG@10 against rounds, means over the seeds, with central training as a line."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, run in next(iter(results.values())).items():
+        rows = [runs[name] for runs in results.values() if name in runs]
         if "curve" in run:
-            curves = np.array([runs[name]["curve"] for runs in results.values() if name in runs])
+            curves = np.array([row["curve"] for row in rows])
             axes.plot(curves[0, :, 0], curves[:, :, 1].mean(0), marker=".", label=name)
+        elif "validation" in run:
+            level = statistics.mean(row["validation"] for row in rows)
+            axes.axhline(level, color="grey", linestyle="--", label=name)
     axes.set(xlabel="rounds", ylabel="validation NDCG@10", ylim=(0, None))
-    axes.legend(fontsize="small")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
 
 

@@ -157,7 +157,9 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
     elif program == "python":
         script, *arguments = arguments
         known = (REPOSITORY / script).read_text(encoding="utf-8") + " ".join(
-            f'"--{field.name}"' for group in OPTIONS["train"] for field in fields(group)
+            f'"--{field.name}"'
+            for group in (*OPTIONS["train"], *OPTIONS["federated simulate"])
+            for field in fields(group)
         )
         assert not [flag for flag in arguments if flag.startswith("--") and f'"{flag}"' not in known], page
     else:

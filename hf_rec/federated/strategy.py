@@ -1,7 +1,7 @@
 """The rounds of a server: Flower's strategies between checks of what clients send and noise, if it is asked for."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from statistics import median
 from typing import Any
 
@@ -83,7 +83,8 @@ class FederatedStrategy(Strategy):
 
     def accept(self, server_round: int, answers: Sequence[Message]) -> list[Message]:
         """The answers that fit; the reasons for which others are refused are logged."""
-        reasons = [refusal(answer.content, self.sent) for answer in answers]
+        metrics = {EXAMPLES, CLIENTS} if self.settings.secure_aggregation else {EXAMPLES}
+        reasons = [refusal(answer.content, self.sent, metrics) for answer in answers]
         norms = [
             0.0 if reason else norm_of(array - self.sent[name] for name, array in weights_of(answer).items())
             for answer, reason in zip(answers, reasons, strict=True)
@@ -147,13 +148,17 @@ def make_strategy(settings: FederatedSettings) -> FedAvg:
     return FedAvg(**shared)
 
 
-def refusal(content: RecordDict, sent: Weights) -> str | None:
-    """Why the weights that a client sends cannot be those of the model; None if they can."""
+def refusal(content: RecordDict, sent: Weights, names: Set[str] = frozenset({EXAMPLES})) -> str | None:
+    """Why the weights that a client sends cannot be those of the model; None if they can.
+
+    Args:
+        names: Of the metrics that come with them.
+    """
     if {*content} != {WEIGHTS, METRICS_RECORD}:
         return f"a reply with the records {sorted(content)}"
     metrics = content[METRICS_RECORD]
-    if not isinstance(metrics, MetricRecord) or not {EXAMPLES} <= {*metrics} <= {EXAMPLES, CLIENTS}:
-        return "a reply without the number of its examples"
+    if not isinstance(metrics, MetricRecord) or {*metrics} != names:
+        return f"metrics other than {sorted(names)}"
     if not is_count(metrics[EXAMPLES]):
         return f"{metrics[EXAMPLES]} examples"
     arrays = content[WEIGHTS]

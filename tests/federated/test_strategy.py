@@ -97,10 +97,9 @@ BAD = {
     "-1 examples": reply_content(moved(1), -1),
     "records": RecordDict({"weights": to_record(moved(1))}),
     "records ": RecordDict({"arrays": to_record(moved(1))}),
-    "number of its examples": RecordDict({"arrays": to_record(moved(1)), "metrics": MetricRecord({"weight": 1})}),
-    "number of its examples ": RecordDict(
-        {"arrays": to_record(moved(1)), "metrics": ConfigRecord({"num-examples": 1})}
-    ),
+    "metrics other than": RecordDict({"arrays": to_record(moved(1)), "metrics": MetricRecord({"weight": 1})}),
+    "metrics other than ": RecordDict({"arrays": to_record(moved(1)), "metrics": ConfigRecord({"num-examples": 1})}),
+    "metrics other than [": reply_content(moved(1), 1, clients=50),  # of whom the noise must hide only one
     "1.5 examples": RecordDict({"arrays": to_record(moved(1)), "metrics": MetricRecord({"num-examples": 1.5})}),
     "[1] examples": RecordDict({"arrays": to_record(moved(1)), "metrics": MetricRecord({"num-examples": [1]})}),
     "not readable": RecordDict(
