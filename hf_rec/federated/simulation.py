@@ -54,7 +54,6 @@ class LocalGrid(Grid):
         }
         self.drop_rate = drop_rate
         self.random = random.Random(seed)
-        self.replies: dict[str, Message] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -133,7 +132,13 @@ def simulate(
     Returns:
         The history as [`FederatedStrategy`] has it, with the bytes of each round, `sent` to clients and `received`
         from them.
+
+    Raises:
+        ValueError: for fewer clients than a round needs.
     """
+    needed = max(settings.clients_per_round, settings.min_clients)
+    if needed > len(clients):
+        raise ValueError(f"a round needs {needed} clients, there are {len(clients)}; give fewer --clients_per_round")
     work = copy.deepcopy(model)  # of the clients
 
     def open_client(context: Context) -> Client:

@@ -204,3 +204,9 @@ def test_each_user_belongs_to_one_client_and_nothing_is_lost():
     del owners[splits["train"]["user_id"][3]]
     with pytest.raises(ValueError, match="has no client"):
         split_by_client(tokenized, owners)
+
+
+def test_more_clients_in_a_round_than_there_are_is_an_error():
+    model = small_model(len(TOKENIZER), is_decoder=True)
+    with pytest.raises(ValueError, match="needs 3 clients, there are 2"):
+        simulate(model, TOKENIZER, parts_of(HISTORIES[:1], HISTORIES[1:]), FederatedSettings(clients_per_round=3))
