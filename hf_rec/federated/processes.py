@@ -75,6 +75,15 @@ def write_app(folder: Path, settings: FederatedSettings) -> None:
     (folder / "recommender" / "app.py").write_text(APP, encoding="utf-8")
 
 
+def write_connection(home: Path, address: str, certificates: Certificates | None) -> None:
+    """Write how `flwr run` reaches the server, by the name "here"."""
+    trust = {"root-certificates": absolute(certificates.authority)} if certificates else {"insecure": True}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in ({"address": address} | trust).items()]
+    home.mkdir()
+    text = "\n".join(["[superlink]", 'default = "here"', "", "[superlink.here]", *lines])
+    (home / "config.toml").write_text(text, encoding="utf-8")
+
+
 def run_server(
     model_name_or_path: str,
     output_dir: Path,
@@ -96,27 +105,16 @@ def run_server(
     Raises:
         RuntimeError: if the server does not start, or the rounds end early.
     """
-    config = {MODEL: str(model_name_or_path), OUTPUT: str(output_dir.resolve())}
+    config = {MODEL: absolute(model_name_or_path), OUTPUT: str(output_dir.resolve())}
+    address = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     with tempfile.TemporaryDirectory(prefix="hf-rec-federated-") as scratch:
         home, app = Path(scratch) / "home", Path(scratch) / "app"
         write_app(app, settings)
-        home.mkdir()
-        trust = {"root-certificates": certificates.authority} if certificates else {"insecure": True}
-        connection = {"address": f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"} | trust
-        lines = [f"{name} = {json.dumps(value)}" for name, value in connection.items()]
-        text = "\n".join(['[superlink]\ndefault = "here"\n', "[superlink.here]", *lines])
-        (home / "config.toml").write_text(text, encoding="utf-8")
+        write_connection(home, address, certificates)
         variables = flower_variables() | {"FLWR_HOME": str(home), SERVER: json.dumps(config)}
-        command = [
-            "flower-superlink",
-            "--host",
-            host,
-            "--port",
-            str(port),
-            "--disable-runtime-dependency-installation",
-        ]
-        with running([*command, *server_tls(certificates)], variables) as link:
-            wait_for_port(connection["address"], link)
+        command = ["flower-superlink", "--host", host, "--port", str(port), *server_tls(certificates)]
+        with running([*command, "--disable-runtime-dependency-installation"], variables) as link:
+            wait_for_port(address, link)
             run = ["flwr", "run", str(app), "here", "--stream"]
             subprocess.run(run, env=variables, check=False, stdin=subprocess.DEVNULL)
     file = output_dir / HISTORY
@@ -145,7 +143,7 @@ def run_client(
     with tempfile.TemporaryDirectory(prefix="hf-rec-federated-") as scratch:
         data = Path(scratch) / DATA
         tokenized.save_to_disk(data)
-        given = {MODEL: str(Path(model_name_or_path).resolve()), DATA: str(data), SECURE: secure_aggregation}
+        given = {MODEL: absolute(model_name_or_path), DATA: str(data), SECURE: secure_aggregation}
         config = " ".join(f"{name}={json.dumps(value)}" for name, value in given.items())
         command = ["flower-supernode", "--superlink", superlink, "--port", str(free_port()), "--node-config", config]
         trust = ["--root-certificates", authority] if authority else ["--insecure"]
@@ -201,6 +199,11 @@ def wait_for_port(address: str, process: subprocess.Popen) -> None:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"the server does not listen at {address}; see the log above")
+
+
+def absolute(name: str) -> str:
+    """The whole path of a file or folder; the id of the Hub as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def free_port() -> int:

@@ -1,5 +1,7 @@
 """Server and clients as processes on this machine, as people start them: `hf-rec federated server` and `client`."""
 
+import datetime
+import ipaddress
 import json
 import os
 import signal
@@ -14,6 +16,9 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from runs import country_log
 
 from hf_rec.federated.local import get_weights
@@ -58,7 +63,7 @@ class Federation:
 
     def start(self, role: str, *options: object, paths: tuple[Path, ...] = ()) -> subprocess.Popen:
         search = os.pathsep.join([*map(str, paths), str(REPOSITORY)])
-        command = [sys.executable, "-m", "hf_rec.cli.main", "federated", role, "--insecure", *map(str, options)]
+        command = [sys.executable, "-m", "hf_rec.cli.main", "federated", role, *map(str, options)]
         log = (self.folder / f"process-{len(self.processes)}.log").open("w")
         process = subprocess.Popen(
             command,
@@ -119,11 +124,11 @@ def changed(folder: Path) -> bool:
 def test_a_client_that_dies_and_one_that_sends_garbage_do_not_stop_the_others(federation, tmp_path):
     (tmp_path / "spoiled").mkdir()
     (tmp_path / "spoiled" / "sitecustomize.py").write_text(GARBAGE)
-    server = federation.server("--rounds", 2, "--clients_per_round", 4, "--timeout", 150)
-    federation.client(0)
-    federation.client(1)
-    federation.client(2, paths=(tmp_path / "spoiled",))
-    dying = federation.client(3)
+    server = federation.server("--rounds", 2, "--clients_per_round", 4, "--timeout", 150, "--insecure")
+    federation.client(0, "--insecure")
+    federation.client(1, "--insecure")
+    federation.client(2, "--insecure", paths=(tmp_path / "spoiled",))
+    dying = federation.client(3, "--insecure")
     while len(federation.history()) < 1 and server.poll() is None:
         time.sleep(0.2)
     os.killpg(dying.pid, signal.SIGKILL)
@@ -134,11 +139,30 @@ def test_a_client_that_dies_and_one_that_sends_garbage_do_not_stop_the_others(fe
     assert changed(tmp_path)
 
 
-def test_clients_aggregate_securely(federation, tmp_path):
-    secure = "--secure_aggregation"
-    server = federation.server("--rounds", 1, "--clients_per_round", 3, secure)
+def write_certificates(folder: Path) -> None:
+    """A certificate for 127.0.0.1 that is its own authority, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "server.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "server.key").write_bytes(key.private_bytes(*form))
+
+
+def test_clients_aggregate_securely_over_tls(federation, tmp_path):
+    write_certificates(tmp_path)
+    tls = ["--ssl_ca_certfile", "server.pem", "--ssl_certfile", "server.pem", "--ssl_keyfile", "server.key"]
+    server = federation.server("--rounds", 1, "--clients_per_round", 3, "--secure_aggregation", *tls)
     for number in range(3):
-        federation.client(number, secure)
+        federation.client(number, "--secure_aggregation", "--root_certificates", "server.pem")
     assert server.wait(timeout=500) == 0, federation.logs()
     assert [row["accepted"] for row in federation.history()] == [3]
     assert changed(tmp_path)
