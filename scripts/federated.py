@@ -167,8 +167,9 @@ def plot(results: dict[str, dict[str, dict]], path: Path) -> None:
 def federated_runs(options, settings: FederatedSettings, seed: int) -> dict[str, FederatedSettings]:
     """The settings of each federated run by its name."""
     changes = {name: {"strategy": name} for name in options.strategies}
-    if options.secure:
-        changes[f"{settings.strategy}, secure aggregation"] = {"secure_aggregation": True}
+    if options.secure_rounds:
+        name = f"{settings.strategy}, secure aggregation, {options.secure_rounds} rounds"
+        changes[name] = {"secure_aggregation": True, "rounds": options.secure_rounds}
     for multiplier in options.noise_multipliers:
         changes[f"{settings.strategy}, noise {multiplier:g}"] = {"noise_multiplier": multiplier}
     given = vars(settings) | {"seed": seed, "clipping_norm": 0.0}
@@ -218,7 +219,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--client_column", help="column of the log that names the client of a user; default: the user")
     parser.add_argument("--strategies", nargs="*", default=["fedavg", "fedprox", "fedadam"])
-    parser.add_argument("--secure", action="store_true", help="also with secure aggregation")
+    parser.add_argument("--secure_rounds", type=int, default=0, help="rounds of a run with secure aggregation")
     parser.add_argument("--noise_multipliers", type=float, nargs="*", default=[0.1, 1.0, 4.0])
     parser.add_argument("--every", type=int, default=10, help="rounds between validations")
     parser.add_argument("--central_steps", type=int, default=0, help="steps of central training; default: the recipe")

@@ -46,17 +46,24 @@ def test_a_simulation_saves_the_model_that_it_measured(log_file, tmp_path, capsy
 def test_the_script_measures_each_way_once(log_file, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "measured"
     options = ["--train_file", log_file, "--output_dir", str(folder), "--rounds", "2", "--clients_per_round", "3"]
-    options += ["--strategies", "fedavg", "--secure", "--noise_multipliers", "2", "--every", "1"]
+    options += ["--strategies", "fedavg", "--secure_rounds", "2", "--noise_multipliers", "2", "--every", "1"]
     options += ["--central_steps", "4", "--alone_steps", "1", "--alone_clients", "2"]
     monkeypatch.setattr(sys, "argv", ["federated.py", *options])
     federated.main()
     printed = capsys.readouterr().out
     text = (folder / "results.json").read_text()
     runs = json.loads(text)["0"]
-    ways = ["popularity", "central", "each client alone", "fedavg", "fedadam, secure aggregation", "fedadam, noise 2"]
+    ways = [
+        "popularity",
+        "central",
+        "each client alone",
+        "fedavg",
+        "fedadam, secure aggregation, 2 rounds",
+        "fedadam, noise 2",
+    ]
     assert {*runs} == {*ways, "revealed, noise 2"} and all(f"| {way} |" in printed for way in ways)
     assert [round for round, _ in runs["fedavg"]["curve"]] == [1, 2]
-    assert 1.5 < runs["fedadam, secure aggregation"]["received"] / runs["fedavg"]["received"] < 2.5
+    assert 1.5 < runs["fedadam, secure aggregation, 2 rounds"]["received"] / runs["fedavg"]["received"] < 2.5
     assert runs["fedadam, noise 2"]["epsilon"] > 0 and (folder / "rounds.png").stat().st_size > 5_000
     seen = runs["revealed, noise 2"]
     assert seen["revealed by the update"] > 0.9 > seen["revealed by the mean with noise"]
