@@ -29,7 +29,8 @@ class FederatedStrategy(Strategy):
     A reply is refused if its weights do not have the names, shapes and types of the model, are not finite, or are
     [`FAR`] times as far from the sent ones as the median reply. With `noise_multiplier` the strategy gets one reply:
     the sum of the clipped updates over the clients that were drawn, with noise. Clients that do not answer count as
-    updates of zero, so that the divisor, and with it the noise, does not depend on the updates.
+    updates of zero, and none is compared with the median, so that what one client sends changes nothing but its own
+    part of the sum.
 
     Args:
         settings: Of the training.
@@ -90,7 +91,8 @@ class FederatedStrategy(Strategy):
             for answer, reason in zip(answers, reasons, strict=True)
         ]
         good = [norm for norm, reason in zip(norms, reasons, strict=True) if not reason]
-        limit = FAR * median(good) if good else 0.0
+        compared = good and not self.settings.noise_multiplier
+        limit = FAR * median(good) if compared else np.inf
         for place, (norm, reason) in enumerate(zip(norms, reasons, strict=True)):
             if not reason and norm > limit:
                 reasons[place] = f"an update of norm {norm:.3g}, above {FAR} times the median of the round"

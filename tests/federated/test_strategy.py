@@ -163,6 +163,15 @@ def test_with_noise_a_client_moves_the_mean_by_at_most_the_limit_over_the_client
     assert all(np.allclose(weights[name], SENT[name] + sum(steps) / 3, atol=1e-6) for name in SENT)
 
 
+def test_with_noise_no_client_decides_on_another():
+    """A client that is far from the others is clipped, as a limit by the median would depend on the others."""
+    answers = {number: reply_content(moved(0.1), 1) for number in range(3)} | {3: reply_content(moved(1e6), 1)}
+    weights, strategy = one_round(answers, strategy="fedavg", **PRIVATE)
+    steps = [0.1] * 3 + [2.0 / np.sqrt(8.0)]
+    assert all(np.allclose(weights[name], SENT[name] + sum(steps) / 4, atol=1e-6) for name in SENT)
+    assert strategy.history[0]["accepted"] == 4
+
+
 def test_noise_has_the_stated_deviation_and_comes_before_the_step_of_adam():
     sent = {"table": np.zeros((300, 100), np.float32)}
     answers = {number: reply_content(sent, 1) for number in range(4)}
