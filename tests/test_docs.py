@@ -24,6 +24,7 @@ from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
 from hf_rec.cli.explain import ExplainArguments, TitleArguments
 from hf_rec.cli.export import ExportArguments
+from hf_rec.cli.federated import ROLES
 from hf_rec.cli.main import COMMANDS
 from hf_rec.cli.map_items import MapArguments
 from hf_rec.cli.recommend import RecommendArguments
@@ -47,7 +48,10 @@ PACKAGES = [
     "hf_rec",
     *(
         f"hf_rec.{room}"
-        for room in ("compression", "data", "evaluation", "explanation", "hub", "serving", "space", "training")
+        for room in (
+            *("compression", "data", "evaluation", "explanation", "federated", "hub", "serving", "space"),
+            "training",
+        )
     ),
 ]
 OPTIONS = {
@@ -63,6 +67,7 @@ OPTIONS = {
     "space": SpaceArguments,
     "serve": (ServeArguments, ServiceSettings),
     "add-items": AddItemsArguments,
+    **{f"federated {role}": parts for role, parts in ROLES.items()},
 }
 
 
@@ -146,6 +151,8 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
     if program == "hf-rec":
         command, *arguments = arguments
         assert command in COMMANDS
+        if command == "federated":
+            command, *arguments = (f"federated {arguments[0]}", *arguments[1:])
         if command in OPTIONS:
             monkeypatch.chdir(tmp_path)
             arguments = name_model(arguments) if command == "serve" else arguments
@@ -157,7 +164,9 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
     elif program == "python":
         script, *arguments = arguments
         known = (REPOSITORY / script).read_text(encoding="utf-8") + " ".join(
-            f'"--{field.name}"' for group in OPTIONS["train"] for field in fields(group)
+            f'"--{field.name}"'
+            for group in (*OPTIONS["train"], *OPTIONS["federated simulate"])
+            for field in fields(group)
         )
         assert not [flag for flag in arguments if flag.startswith("--") and f'"{flag}"' not in known], page
     else:

@@ -20,7 +20,8 @@ ALLOWED = {room: set(ROOMS[: number + 1]) for number, room in enumerate(ROOMS)} 
     "explanation": {"compat", "model", "data", "explanation"},
     "space": {"compat", "model", "data", "hub", "space"},
     "compression": {*ROOMS[:-1], "compression"},
-    "cli": {*ROOMS, "compression", "explanation", "serving", "space"},
+    "federated": {*ROOMS[:-1], "federated"},
+    "cli": {*ROOMS, "compression", "explanation", "federated", "serving", "space"},
 }
 MOVED = "arguments|baselines|collator|columns|export|loss_bert4rec|metrics|optimization|sampler|shop"
 MOVED += "|configuration_bert4rec|modeling_bert4rec|pipeline_bert4rec|ranking_bert4rec|tokenization_items"

@@ -2,27 +2,29 @@
 simulation of both."""
 
 import argparse
+import logging
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict
-from transformers import HfArgumentParser, set_seed
+from datasets import DatasetDict
+from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
-from ..data.columns import as_array
+from ..data.columns import as_array, id_strings
 from ..data.encode import tokenize_splits
+from ..data.folders import check_new
 from ..data.items import one_row_each
 from ..data.sources import as_table
 from ..data.splits import leave_one_out
 from ..evaluation.evaluate import evaluate
 from ..federated.catalogue import model_of_catalogue
+from ..federated.local import METRICS
 from ..federated.processes import HISTORY, Certificates, run_client, run_server
 from ..federated.settings import FederatedSettings
-from ..data.folders import check_new
 from ..hub.folder import save_recommender, write_json
 from ..training.create import create_model, load_model
-from .arguments import FLAG, DataArguments, LogArguments, feature_columns
+from .arguments import DataArguments, LogArguments, feature_columns
 
 
 @dataclass
@@ -159,6 +161,7 @@ def run_simulation(args: SimulationArguments, data: DataArguments, settings: Fed
     need_flower()
     from ..federated.simulation import simulate, split_by_client
 
+    logging.getLogger("flwr").setLevel(logging.WARNING)
     check_new(args.output_dir)
     columns = []
     if args.model_name_or_path:
@@ -185,3 +188,33 @@ def run_simulation(args: SimulationArguments, data: DataArguments, settings: Fed
 
     simulate(model, tokenizer, split_by_client(tokenized, owners), settings, after_round, args.drop_rate)
     save_recommender(args.output_dir, model, tokenizer)
+
+
+def measure(model: PreTrainedModel, tokenized: DatasetDict, split: str) -> dict[str, float]:
+    """The metrics of a model over all users."""
+    metrics = evaluate(model, tokenized, split=split)
+    return {name: metrics[name] for name in METRICS}
+
+
+def owners_of(data: DataArguments, client_column: str) -> dict[str, str]:
+    """The client of each user: the most frequent value of a column of the log."""
+    log = data.open_log()
+    table = as_table(log, {data.user_column, client_column})
+    if client_column not in table.column_names:
+        raise ValueError(f"no column {client_column!r} in the log, which has {table.column_names}")
+    users = one_row_each(table.select([data.user_column, client_column]), data.user_column)
+    names = id_strings(as_array(users[data.user_column])).to_pylist()
+    return dict(zip(names, map(str, users[client_column].to_pylist()), strict=True))
+
+
+def need_flower() -> None:
+    """Raise if Flower is not installed."""
+    if find_spec("flwr") is None or find_spec("dp_accounting") is None:
+        raise ValueError(
+            "federated training needs Flower: pip install 'hf_rec[federated]', in an environment of its own, as it "
+            "needs older versions of FastAPI and uvicorn"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "export a saved recommender to a graph of ONNX or OpenVINO",
     "space": "write a page that people can try, as a Hugging Face Space",
     "serve": "serve a recommender over HTTP, with sessions",
+    "federated": "train with clients that keep their histories, or simulate it",
     "demo": "train on a generated shop log, compare, save, load, recommend",
 }
 

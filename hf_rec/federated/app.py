@@ -15,8 +15,8 @@ from transformers.utils import logging
 from ..hub.folder import save_recommender, write_json
 from ..training.create import load_model
 from .client import Client, client_app
-from .secure import SECURE_MODS
 from .processes import DATA, HISTORY, MODEL, OUTPUT, SECURE, SERVER
+from .secure import SECURE_MODS
 from .server import run_rounds
 from .settings import FederatedSettings
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ..data.tokenization_items import ItemTokenizer
 from .local import LocalTraining, evaluate_locally, get_weights, num_targets, set_weights, train_locally
 from .privacy import clip_update
-from .strategy import CONFIG, METRICS_RECORD, WEIGHTS, reply_content, weights_of
+from .strategy import CONFIG, METRICS_RECORD, reply_content, weights_of
 
 
 @dataclass

@@ -49,11 +49,16 @@ def epsilon(noise_multiplier: float, participations: int, delta: float) -> float
         noise_multiplier: Standard deviation of the noise on the sum of the updates, in units of their largest norm.
         participations: Rounds for which the client was drawn.
         delta: In (0, 1).
-    """
-    from dp_accounting import get_epsilon_gaussian
 
+    Raises:
+        ImportError: without dp-accounting.
+    """
     if not participations:
         return 0.0
+    try:
+        from dp_accounting import get_epsilon_gaussian
+    except ImportError as error:
+        raise ImportError("epsilon needs dp-accounting: pip install 'hf_rec[federated]'") from error
     return float(get_epsilon_gaussian(noise_multiplier / participations**0.5, delta))
 
 

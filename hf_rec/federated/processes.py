@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -43,7 +45,11 @@ clientapp = "recommender.app:client"
 [tool.flwr.app.config]
 {config}
 """
-APP = "from hf_rec.federated.app import client, server\n"
+APP = """\
+from hf_rec.federated.app import client, server
+
+__all__ = ["client", "server"]
+"""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,15 @@ def write_app(folder: Path, settings: FederatedSettings) -> None:
     (folder / "recommender" / "app.py").write_text(APP, encoding="utf-8")
 
 
+def write_connection(home: Path, address: str, certificates: Certificates | None) -> None:
+    """Write how `flwr run` reaches the server, by the name "here"."""
+    trust = {"root-certificates": absolute(certificates.authority)} if certificates else {"insecure": True}
+    lines = [f"{name} = {json.dumps(value)}" for name, value in ({"address": address} | trust).items()]
+    home.mkdir()
+    text = "\n".join(["[superlink]", 'default = "here"', "", "[superlink.here]", *lines])
+    (home / "config.toml").write_text(text, encoding="utf-8")
+
+
 def run_server(
     model_name_or_path: str,
     output_dir: Path,
@@ -90,22 +105,18 @@ def run_server(
     Raises:
         RuntimeError: if the server does not start, or the rounds end early.
     """
-    config = {MODEL: str(model_name_or_path), OUTPUT: str(output_dir.resolve())}
+    config = {MODEL: absolute(model_name_or_path), OUTPUT: str(output_dir.resolve())}
+    address = f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
     with tempfile.TemporaryDirectory(prefix="hf-rec-federated-") as scratch:
         home, app = Path(scratch) / "home", Path(scratch) / "app"
         write_app(app, settings)
-        home.mkdir()
-        trust = {"root-certificates": certificates.authority} if certificates else {"insecure": True}
-        connection = {"address": f"{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"} | trust
-        lines = [f"{name} = {json.dumps(value)}" for name, value in connection.items()]
-        text = "\n".join(['[superlink]\ndefault = "here"\n', "[superlink.here]", *lines])
-        (home / "config.toml").write_text(text, encoding="utf-8")
+        write_connection(home, address, certificates)
         variables = flower_variables() | {"FLWR_HOME": str(home), SERVER: json.dumps(config)}
-        command = ["flower-superlink", "--host", host, "--port", str(port), "--disable-runtime-dependency-installation"]
-        with running([*command, *server_tls(certificates)], variables) as link:
-            wait_for_port(connection["address"], link)
+        command = ["flower-superlink", "--host", host, "--port", str(port), *server_tls(certificates)]
+        with running([*command, "--disable-runtime-dependency-installation"], variables) as link:
+            wait_for_port(address, link)
             run = ["flwr", "run", str(app), "here", "--stream"]
-            subprocess.run(run, env=variables, check=True, stdin=subprocess.DEVNULL)
+            subprocess.run(run, env=variables, check=False, stdin=subprocess.DEVNULL)
     file = output_dir / HISTORY
     history = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     if len(history) < settings.rounds:
@@ -132,7 +143,7 @@ def run_client(
     with tempfile.TemporaryDirectory(prefix="hf-rec-federated-") as scratch:
         data = Path(scratch) / DATA
         tokenized.save_to_disk(data)
-        given = {MODEL: str(Path(model_name_or_path).resolve()), DATA: str(data), SECURE: secure_aggregation}
+        given = {MODEL: absolute(model_name_or_path), DATA: str(data), SECURE: secure_aggregation}
         config = " ".join(f"{name}={json.dumps(value)}" for name, value in given.items())
         command = ["flower-supernode", "--superlink", superlink, "--port", str(free_port()), "--node-config", config]
         trust = ["--root-certificates", authority] if authority else ["--insecure"]
@@ -159,11 +170,13 @@ def flower_variables() -> dict[str, str]:
 
 @contextmanager
 def running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen]:
-    """A process that is ended with the block."""
+    """A process that is ended with the block, also when this process is told to end."""
     process = subprocess.Popen([*command], env=variables, stdin=subprocess.DEVNULL)
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         yield process
     finally:
+        signal.signal(signal.SIGTERM, before)
         process.terminate()
         try:
             process.wait(timeout=30)
@@ -186,6 +199,11 @@ def wait_for_port(address: str, process: subprocess.Popen) -> None:
                 return
         time.sleep(0.1)
     raise RuntimeError(f"the server does not listen at {address}; see the log above")
+
+
+def absolute(name: str) -> str:
+    """The whole path of a file or folder; the id of the Hub as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else name
 
 
 def free_port() -> int:

@@ -23,9 +23,9 @@ from flwr.serverapp import Grid
 from .strategy import CONFIG, WEIGHTS, reply_content, to_record
 
 LARGEST_WEIGHT = 8.0  # weights are sent as whole numbers, of which the largest stands for this
-SHARES = 1.0  # each client's keys are shared with all clients of the round,
+SHARES = 1.0  # of the clients of a round that hold a share of each client's keys
+THRESHOLD = 2 / 3  # of the shares that are needed to remove masks: so many clients must stay until the end
 NAMES = "names"  # of the weights, which the older records do not have
-THRESHOLD = 2 / 3  # of whom so many must stay until the end; fewer together learn nothing
 
 
 class SecureGrid(Grid):
@@ -33,19 +33,17 @@ class SecureGrid(Grid):
 
     Args:
         grid: Through which clients are reached.
-        timeout: Seconds that each of the four steps of the protocol waits for clients.
     """
 
-    def __init__(self, grid: Grid, timeout: float | None = None):
+    def __init__(self, grid: Grid):
         self.grid = grid
-        self.timeout = timeout
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         messages = list(messages)
         if not messages or messages[0].metadata.message_type != MessageType.TRAIN:
             return self.grid.send_and_receive(messages, timeout=timeout)
         collected = MeanOfRound(self.grid, messages)
-        run_protocol(self.grid, collected, self.timeout)
+        run_protocol(self.grid, collected, timeout)
         if collected.mean is None:
             reason = "secure aggregation ended early: too few clients stayed"
             return [Message(Error(code=ErrorCode.UNKNOWN, reason=reason), reply_to=message) for message in messages]
@@ -131,7 +129,7 @@ class Workflow(SecAggPlusWorkflow):
 
 
 def run_protocol(grid: Grid, strategy: MeanOfRound, timeout: float | None) -> None:
-    """One round of SecAgg+."""
+    """One round of SecAgg+, each of whose four steps waits `timeout` seconds for clients."""
     first = strategy.messages[0]
     state = RecordDict(
         {

@@ -44,7 +44,7 @@ def run_rounds(
 
     shared = {"fingerprint": fingerprint(model, tokenizer)}
     strategy.start(
-        SecureGrid(grid, settings.timeout) if settings.secure_aggregation else grid,
+        SecureGrid(grid) if settings.secure_aggregation else grid,
         to_record(get_weights(model)),
         num_rounds=settings.rounds,
         timeout=settings.timeout,

@@ -6,6 +6,9 @@ from typing import Any
 
 STRATEGIES = ("fedavg", "fedprox", "fedadam")
 OPTIMIZERS = {"sgd": "sgd", "adamw": "adamw_torch"}  # of a client, by their names in `TrainingArguments`
+COUNTS = ("rounds", "clients_per_round", "local_steps", "local_batch_size")
+POSITIVE = ("local_learning_rate", "server_learning_rate", "adaptivity", "timeout")
+NOT_NEGATIVE = ("min_clients", "proximal_mu", "clipping_norm", "noise_multiplier", "evaluate_every")
 MIN_SECURE_CLIENTS = 3  # of a sum of which no client can tell another's part
 
 
@@ -41,7 +44,7 @@ class FederatedSettings:
         metadata={"choices": [*OPTIMIZERS], "help": "Optimizer of a client, which starts anew in each round."},
     )
     proximal_mu: float = field(default=0.01, metadata={"help": "fedprox: weight of the distance to the weights."})
-    server_learning_rate: float = field(default=0.005, metadata={"help": "fedadam: learning rate of the server."})
+    server_learning_rate: float = field(default=0.01, metadata={"help": "fedadam: learning rate of the server."})
     adaptivity: float = field(
         default=1e-4, metadata={"help": "fedadam: what is added to the root of the second moment, tau in the paper."}
     )
@@ -70,17 +73,18 @@ class FederatedSettings:
         for name, known in (("strategy", STRATEGIES), ("local_optimizer", OPTIMIZERS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {[*known]}, got {getattr(self, name)!r}")
-        for name in ("rounds", "clients_per_round", "local_steps", "local_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("local_learning_rate", "server_learning_rate", "adaptivity", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
-        for name in ("min_clients", "proximal_mu", "clipping_norm", "noise_multiplier", "evaluate_every"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if not 0 < self.delta < 1:
-            raise ValueError(f"delta must be above 0 and below 1, got {self.delta}")
+        for name, holds, text in (
+            *((name, lambda value: value >= 1, "at least 1") for name in COUNTS),
+            *((name, lambda value: value > 0, "above 0") for name in POSITIVE),
+            *((name, lambda value: value >= 0, "at least 0") for name in NOT_NEGATIVE),
+            ("delta", lambda value: 0 < value < 1, "above 0 and below 1"),
+        ):
+            if not holds(getattr(self, name)):
+                raise ValueError(f"{name} must be {text}, got {getattr(self, name)}")
+        self.check_combinations()
+
+    def check_combinations(self) -> None:
+        """Raise for choices that contradict each other."""
         if self.noise_multiplier and not self.clipping_norm:
             raise ValueError("noise_multiplier needs a clipping_norm, of which it is a multiple")
         if self.noise_multiplier and self.evaluate_every:

@@ -1,5 +1,6 @@
 """Federated training of many clients in one process: the messages of real clients, without processes and waiting."""
 
+import copy
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,7 +54,6 @@ class LocalGrid(Grid):
         }
         self.drop_rate = drop_rate
         self.random = random.Random(seed)
-        self.replies: dict[str, Message] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -130,11 +130,16 @@ def simulate(
         drop_rate: Share of the messages for training that a client does not answer.
 
     Returns:
-        The history as [`FederatedStrategy`] has it, with the bytes of each round, `sent` to clients and `received` from
-        them.
+        The history as [`FederatedStrategy`] has it, with the bytes of each round, `sent` to clients and `received`
+        from them.
+
+    Raises:
+        ValueError: for fewer clients than a round needs.
     """
-    work = type(model)(model.config)  # of the clients, so that the server's own weights stay untouched
-    work.load_state_dict(model.state_dict())
+    needed = max(settings.clients_per_round, settings.min_clients)
+    if needed > len(clients):
+        raise ValueError(f"a round needs {needed} clients, there are {len(clients)}; give fewer --clients_per_round")
+    work = copy.deepcopy(model)  # of the clients
 
     def open_client(context: Context) -> Client:
         number = context.node_config["partition-id"]

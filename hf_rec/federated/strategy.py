@@ -1,7 +1,7 @@
 """The rounds of a server: Flower's strategies between checks of what clients send and noise, if it is asked for."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from statistics import median
 from typing import Any
 
@@ -29,7 +29,8 @@ class FederatedStrategy(Strategy):
     A reply is refused if its weights do not have the names, shapes and types of the model, are not finite, or are
     [`FAR`] times as far from the sent ones as the median reply. With `noise_multiplier` the strategy gets one reply:
     the sum of the clipped updates over the clients that were drawn, with noise. Clients that do not answer count as
-    updates of zero, so that the divisor, and with it the noise, does not depend on the updates.
+    updates of zero, and none is compared with the median, so that what one client sends changes nothing but its own
+    part of the sum.
 
     Args:
         settings: Of the training.
@@ -83,13 +84,15 @@ class FederatedStrategy(Strategy):
 
     def accept(self, server_round: int, answers: Sequence[Message]) -> list[Message]:
         """The answers that fit; the reasons for which others are refused are logged."""
-        reasons = [refusal(answer.content, self.sent) for answer in answers]
+        metrics = {EXAMPLES, CLIENTS} if self.settings.secure_aggregation else {EXAMPLES}
+        reasons = [refusal(answer.content, self.sent, metrics) for answer in answers]
         norms = [
             0.0 if reason else norm_of(array - self.sent[name] for name, array in weights_of(answer).items())
             for answer, reason in zip(answers, reasons, strict=True)
         ]
         good = [norm for norm, reason in zip(norms, reasons, strict=True) if not reason]
-        limit = FAR * median(good) if good else 0.0
+        compared = good and not self.settings.noise_multiplier
+        limit = FAR * median(good) if compared else np.inf
         for place, (norm, reason) in enumerate(zip(norms, reasons, strict=True)):
             if not reason and norm > limit:
                 reasons[place] = f"an update of norm {norm:.3g}, above {FAR} times the median of the round"
@@ -147,13 +150,17 @@ def make_strategy(settings: FederatedSettings) -> FedAvg:
     return FedAvg(**shared)
 
 
-def refusal(content: RecordDict, sent: Weights) -> str | None:
-    """Why the weights that a client sends cannot be those of the model; None if they can."""
+def refusal(content: RecordDict, sent: Weights, names: Set[str] = frozenset({EXAMPLES})) -> str | None:
+    """Why the weights that a client sends cannot be those of the model; None if they can.
+
+    Args:
+        names: Of the metrics that come with them.
+    """
     if {*content} != {WEIGHTS, METRICS_RECORD}:
         return f"a reply with the records {sorted(content)}"
     metrics = content[METRICS_RECORD]
-    if not isinstance(metrics, MetricRecord) or not {EXAMPLES} <= {*metrics} <= {EXAMPLES, CLIENTS}:
-        return "a reply without the number of its examples"
+    if not isinstance(metrics, MetricRecord) or {*metrics} != names:
+        return f"metrics other than {sorted(names)}"
     if not is_count(metrics[EXAMPLES]):
         return f"{metrics[EXAMPLES]} examples"
     arrays = content[WEIGHTS]

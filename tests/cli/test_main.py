@@ -50,6 +50,7 @@ OPTIONS = {
     "embed": ["--items_file", "--text_columns", "--image_column", "--audio_column", "--output_file", "--batch_size"],
     "space": ["--model_name_or_path", "--output_dir", "--items_file", "--title_column", "--push", "--private"],
     "serve": ["--model_name_or_path", "--port", "--sessions", "--watch", "--max_waiting", "--timeout", "HF_REC_TOKEN"],
+    "federated": ["create", "server", "client", "simulate"],
     "demo": ["--output_dir", "--max_steps", "--seed"],
 }
 
