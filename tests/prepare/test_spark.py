@@ -54,7 +54,7 @@ def random_log(folder: Path, files: int = 3, rows: int = 400) -> Path:
     "options",
     [
         {"num_shards": 5, "event_columns": ["rating"]},
-        {"num_shards": 2, "min_user_count": 15, "min_item_count": 32, "filter": "rating > 0"},
+        {"num_shards": 2, "min_user_count": 18, "min_item_count": 24, "filter": "rating > 0"},
         {"num_shards": 3, "basket_column": "order", "event_columns": ["rating"]},
     ],
 )
@@ -87,7 +87,7 @@ def test_spark_finishes_what_another_engine_began(tmp_path, monkeypatch):
 
 def test_errors_of_workers_are_those_of_the_other_engines(tmp_path):
     log = random_log(tmp_path / "log")
-    write_table(log / "9.parquet")
+    write_table(log / "9.parquet", user_id=[1, 2, 3, 4, 5])
     data = bytearray((log / "9.parquet").read_bytes())
     data[4:40] = bytes(36)
     (log / "9.parquet").write_bytes(data)
@@ -122,7 +122,7 @@ def test_a_cluster_runs_what_is_submitted_and_survives_a_worker(tmp_path):
         job = [*submit, tmp_path / "job.py", log, tmp_path / "submitted"]
         done = subprocess.run([*map(str, job)], env=ENVIRONMENT, capture_output=True, text=True, timeout=550)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == [str(expected["num_events"])]
+        assert done.stdout.split()[-1] == str(expected["num_events"])
         assert files_of(tmp_path / "submitted") == files_of(tmp_path / "whole")
 
         command = [sys.executable, "-m", "hf_rec.cli.main", "prepare", log, "--output_dir", tmp_path / "survived"]
