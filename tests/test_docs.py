@@ -27,6 +27,7 @@ from hf_rec.cli.export import ExportArguments
 from hf_rec.cli.federated import ROLES
 from hf_rec.cli.main import COMMANDS
 from hf_rec.cli.map_items import MapArguments
+from hf_rec.cli.prepare import PrepareArguments, name_log
 from hf_rec.cli.recommend import RecommendArguments
 from hf_rec.cli.serve import ServeArguments, name_model
 from hf_rec.cli.similar import SimilarArguments
@@ -49,13 +50,14 @@ PACKAGES = [
     *(
         f"hf_rec.{room}"
         for room in (
-            *("compression", "data", "evaluation", "explanation", "federated", "hub", "serving", "space"),
+            *("compression", "data", "evaluation", "explanation", "federated", "hub", "prepare", "serving", "space"),
             "training",
         )
     ),
 ]
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
+    "prepare": PrepareArguments,
     "evaluate": (EvaluationArguments, DataArguments, RuleArguments),
     "recommend": (RecommendArguments, RuleArguments),
     "similar": SimilarArguments,
@@ -155,7 +157,8 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
             command, *arguments = (f"federated {arguments[0]}", *arguments[1:])
         if command in OPTIONS:
             monkeypatch.chdir(tmp_path)
-            arguments = name_model(arguments) if command == "serve" else arguments
+            named = {"serve": name_model, "prepare": name_log}.get(command)
+            arguments = named(arguments) if named else arguments
             HfArgumentParser(OPTIONS[command]).parse_args_into_dataclasses(arguments)
         else:
             assert not arguments
@@ -170,7 +173,7 @@ def test_the_commands_of_the_pages_are_valid(page, line, monkeypatch, tmp_path):
         )
         assert not [flag for flag in arguments if flag.startswith("--") and f'"{flag}"' not in known], page
     else:
-        assert program in ("cp", "pip", "make")
+        assert program in ("cp", "pip", "make", "spark-submit")
 
 
 @pytest.mark.parametrize("page", PAGES)

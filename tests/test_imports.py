@@ -16,12 +16,13 @@ REPOSITORY = PACKAGE.parent
 ROOMS = ["compat", "model", "data", "evaluation", "hub", "training", "cli"]  # each imports only from those before it
 ALLOWED = {room: set(ROOMS[: number + 1]) for number, room in enumerate(ROOMS)} | {
     "model": {"model"},
+    "prepare": {"compat", "model", "data", "hub", "prepare"},
     "serving": {"compat", "model", "data", "serving"},
     "explanation": {"compat", "model", "data", "explanation"},
     "space": {"compat", "model", "data", "hub", "space"},
     "compression": {*ROOMS[:-1], "compression"},
     "federated": {*ROOMS[:-1], "federated"},
-    "cli": {*ROOMS, "compression", "explanation", "federated", "serving", "space"},
+    "cli": {*ROOMS, "compression", "explanation", "federated", "prepare", "serving", "space"},
 }
 MOVED = "arguments|baselines|collator|columns|export|loss_bert4rec|metrics|optimization|sampler|shop"
 MOVED += "|configuration_bert4rec|modeling_bert4rec|pipeline_bert4rec|ranking_bert4rec|tokenization_items"

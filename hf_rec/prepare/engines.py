@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm.auto import tqdm
 
 from ..data.spark import worker_errors
 from .log import SHARD, LogFiles
@@ -49,7 +50,7 @@ class RowsOfFiles:
         write_file(self.folder / f"{number:06}.json", lambda stream: stream.write(json.dumps(counts).encode()))
 
     def all(self) -> Iterator[pa.Table]:
-        for number in range(len(self.log.paths)):
+        for number in tqdm(range(len(self.log.paths)), desc="reading", unit="file"):
             yield from self(number)
 
 
@@ -61,11 +62,11 @@ class ArrowEngine:
         shards = table[SHARD].to_numpy()
         order = np.argsort(shards, kind="stable")
         bounds = np.searchsorted(shards[order], np.arange(rows.log.num_shards + 1))
-        for number in numbers:
+        for number in tqdm(numbers, desc="writing", unit="shard"):
             build(number, table.take(pa.array(order[bounds[number] : bounds[number + 1]])))
 
     def map(self, function: Callable[[int], None], numbers: Iterable[int]) -> None:
-        for number in numbers:
+        for number in tqdm(numbers, desc="counting and filtering", unit="shard"):
             function(number)
 
 
@@ -98,7 +99,7 @@ class DuckDBEngine(ArrowEngine):
         schema = rows.log.row_schema
         if not self.folder.is_dir():
             self.partition(rows, schema)
-        for number in numbers:
+        for number in tqdm(numbers, desc="writing", unit="shard"):
             files = sorted((self.folder / f"c0={number}").glob("*.parquet"))
             stored = [pq.read_table(file, partitioning=None) for file in files]
             build(number, restore(stored, schema))

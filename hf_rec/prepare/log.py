@@ -4,7 +4,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
@@ -35,6 +35,7 @@ from ..data.sequences import RESERVED, read_sequences
 
 BLOCK = 1 << 24  # bytes of a text file that are read together; types are inferred from the first ones
 BATCH = 1 << 18  # rows of a Parquet file that are read together
+SAMPLE = 10_000  # times of a file that decide on their format
 OPENED = 16  # files whose types are read at the same time
 SHARD_BYTES, MIN_SHARDS = 1 << 26, 16
 PLACES = 40  # bits for the place of a row in its file
@@ -87,11 +88,11 @@ class LogFiles(TableFiles):
             if given:
                 raise ValueError(f"{given} are options for a log, but sequences were given")
             times = "timestamps" if "timestamps" in self.column_names else None
-            baskets = [name for name in ("basket_ids",) if name in self.column_names]
-            columns = LogColumns("user_id", "item_ids", times, (*columns.event_columns, *baskets))
+            baskets = ("basket_ids",) if "basket_ids" in self.column_names else ()
+            columns = LogColumns("user_id", "item_ids", times, columns.event_columns + baskets)
         elif columns.time_column is None:
             known = [name for name in ("timestamp", "position") if name in self.column_names]
-            columns = LogColumns(**vars(columns) | {"time_column": known[0] if known else "timestamp"})
+            columns = replace(columns, time_column=known[0] if known else "timestamp")
         self.columns = columns
         self.check_columns(self.paths[0], self.column_names)
 
@@ -114,13 +115,8 @@ class LogFiles(TableFiles):
         """The columns that are read."""
         columns = self.columns
         named = [columns.user_column, columns.item_column, columns.time_column, columns.basket_column]
-        return list(
-            dict.fromkeys(
-                name
-                for name in [*named, *columns.event_columns, *columns_of(columns.filter or "", self.column_names)]
-                if name
-            )
-        )
+        filtered = sorted(columns_of(columns.filter or "", self.column_names))
+        return list(dict.fromkeys(name for name in [*named, *columns.event_columns, *filtered] if name))
 
     def check_columns(self, path: Path | str, names: list[str]) -> None:
         if missing := sorted({*self.used} - {*names}):
@@ -182,12 +178,13 @@ class LogFiles(TableFiles):
 
     @cached_property
     def time_format(self) -> str | None:
-        """The format of times that are text, from the first batch of each file; None for other times."""
+        """The format of times that are text, from the first ones of each file; None for other times."""
         name = self.columns.time_column
         if self.of_sequences or not is_string(self.schema.field(name).type):
             return None
-        first = pa.concat_tables([*chain.from_iterable(islice(self.tables(path), 1) for path in self.paths)])
-        return fit_time_format(as_array(first[name]), name, self.columns.time_format)[0]
+        first = chain.from_iterable(islice(self.tables(path), 1) for path in self.paths)
+        times = [as_array(table[name].slice(0, SAMPLE)).unique() for table in first]
+        return fit_time_format(pa.chunked_array(times, pa.large_string()), name, self.columns.time_format)[0]
 
     def tables(self, path: Path | str) -> Iterator[pa.Table]:
         """The used columns of a file in their common types, one batch after another."""

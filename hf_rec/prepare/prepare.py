@@ -125,7 +125,7 @@ def prepare_sequences(
     if (manifest := folder.finished()) is not None:
         return manifest
     core = (min_user_count, min_item_count)
-    with open_engine(engine, folder.work / "rows", memory_limit, spark_master) as opened, folder:
+    with folder, open_engine(engine, folder.work / "rows", memory_limit, spark_master) as opened:
         manifest = folder.identity | fill(folder, files, opened, core)
         write_json(folder.path / MANIFEST, manifest)
     for name, what in LEFT_OUT.items():
@@ -193,7 +193,7 @@ class PrepareFolder:
         return self
 
     def __exit__(self, kind, *_):
-        refused = kind is not None and issubclass(kind, (TypeError, ValueError))
+        refused = kind is not None and issubclass(kind, (ImportError, TypeError, ValueError))
         if refused:
             shutil.rmtree(self.path / SEQUENCES, ignore_errors=True)
         self.lock.release()
@@ -233,7 +233,7 @@ def fill(folder: PrepareFolder, files: LogFiles, engine: Engine, core: tuple[int
     if max(core) > 1:
         keep_core(engine, built, shards, folder.work, core)
     items = count_items(engine, shards, folder.work / "items")
-    num_events = sum(items["count"].to_pylist())
+    num_events = pc.sum(items["count"], min_count=0).as_py()
     counts["outside_core"] = events - num_events
     if not num_events:
         raise ValueError(

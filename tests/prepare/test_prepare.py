@@ -1,7 +1,5 @@
 """Prepared folders against a slow way, `build_sequences`, and each other: small worlds with every engine but Spark."""
 
-import datetime
-import decimal
 import json
 import sys
 from collections import Counter
@@ -18,6 +16,7 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import FRAME, LOG, slow_sequences, table_of, write_log
+from prepared import COLUMNS, break_after, by_user, files_of, rows_of, write_table
 
 from hf_rec import ItemTokenizer
 from hf_rec.data.columns import is_list
@@ -27,20 +26,6 @@ from hf_rec.prepare.engines import DuckDBEngine
 from hf_rec.prepare.log import shard_numbers
 
 LOCAL = ["arrow", "duckdb"]
-
-
-def files_of(folder: Path) -> dict[str, bytes]:
-    """All files of a prepared folder, without the manifest."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*.parquet"))}
-
-
-def rows_of(folder: Path) -> list[dict]:
-    """The sequences of all shards, one shard after the other."""
-    return [row for file in sorted((folder / "sequences").iterdir()) for row in pq.read_table(file).to_pylist()]
-
-
-def by_user(rows: list[dict]) -> list[dict]:
-    return sorted(rows, key=lambda row: row["user_id"])
 
 
 def check_folder(folder: Path, manifest: dict, expected: list[dict]) -> None:
@@ -109,25 +94,6 @@ def test_all_engines_give_the_sequences_of_a_slow_way(
                 prepare_sequences(folder, folder / engine, engine, num_shards=num_shards, **options)
             assert not (folder / engine).exists()
     assert len({json.dumps(list(map(str, files.items()))) for files in found.values()}) <= 1
-
-
-DAY = datetime.datetime(2020, 1, 1, 10, 30, 5, 123_000)
-COLUMNS = {
-    "large": pa.array([2**64 - 1, None, 3, 4, 5], pa.uint64()),
-    "kind": pa.array(["a", "b", None, "a", "b"]).dictionary_encode(),
-    "price": [decimal.Decimal("1.25"), None, decimal.Decimal("2.50"), None, None],
-    "day": [DAY.date(), None, None, DAY.date(), DAY.date()],
-    "local": pa.array([DAY, None, DAY, DAY, None], pa.timestamp("ns", "Europe/Berlin")),
-    "seconds": pa.array([1, None, 2, 3, 4], pa.timestamp("s")),
-    "clock": pa.array([1, None, 2, 3, 4], pa.time32("s")),
-    "wait": pa.array([1, None, 2, 3, 4], pa.duration("ms")),
-    "gift": [True, None, False, True, None],
-    "tags": [["x"], [], None, ["y", "x"], ["z"]],
-    "half": [0.5, float("nan"), None, float("inf"), -0.0],
-    "nothing": pa.nulls(5, pa.string()),
-    "Kind": [1, 2, 3, 4, 5],  # a name that differs by the case alone
-    ":row": [5, 4, 3, 2, 1],
-}
 
 
 @pytest.mark.parametrize("engine", LOCAL)
@@ -277,10 +243,6 @@ def test_a_user_in_two_files_of_sequences_is_an_error(engine, tmp_path):
     )
 
 
-def write_table(path: Path, **columns) -> None:
-    pq.write_table(pa.table(LOG | columns), path)
-
-
 @pytest.mark.parametrize("engine", LOCAL)
 def test_types_are_widened_over_files_or_the_file_is_named(engine, tmp_path):
     write_table(tmp_path / "a.parquet", rating=pa.array([1, 2, 3, 4, 5], pa.int8()))
@@ -381,19 +343,6 @@ def large_log(tmp_path) -> Path:
     log = {name: rng.integers(0, high, 500) for name, high in (("user_id", 60), ("item_id", 20), ("timestamp", 99))}
     pq.write_table(pa.table(log), tmp_path / "log.parquet")
     return tmp_path / "log.parquet"
-
-
-def break_after(written: int, monkeypatch) -> None:
-    """Let the disk be full once so many files of sequences are written."""
-    write, files = shards.write_sequences, []
-
-    def write_some(file, sequences):
-        if len(files) == written:
-            raise OSError("no space left on device")
-        files.append(file)
-        write(file, sequences)
-
-    monkeypatch.setattr(shards, "write_sequences", write_some)
 
 
 @pytest.mark.parametrize(("engine", "goes_on"), [("arrow", "duckdb"), ("duckdb", "duckdb"), ("duckdb", "arrow")])
