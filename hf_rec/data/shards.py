@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -136,11 +137,15 @@ class SequenceShards:
 
     def mapped(self, columns: Iterable[str] = ()) -> Dataset:
         """All sequences, mapped into memory from Arrow files in the cache of `datasets`."""
-        return Dataset.from_parquet([*map(str, self.files)], columns=self.names(columns))
+        return Dataset.from_parquet([*map(str, self.files)], **self.reading(columns))
 
     def streamed(self, columns: Iterable[str] = ()) -> IterableDataset:
         """All sequences, read from the shards as they are needed."""
-        return IterableDataset.from_parquet([*map(str, self.files)], columns=self.names(columns))
+        return IterableDataset.from_parquet([*map(str, self.files)], **self.reading(columns))
+
+    def reading(self, columns: Iterable[str]) -> dict[str, Any]:
+        """Options of `from_parquet`; without a batch size it does not read a shard whose first group is empty."""
+        return {"columns": self.names(columns), "batch_size": BATCH_USERS}
 
 
 def guarded(file: Path, read):
