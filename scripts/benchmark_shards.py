@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""Memory of `hf-rec train` against the rows of the log, for sequences of `hf-rec prepare` that are mapped into memory or
-streamed.
+"""Memory of `hf-rec train` against the rows of the log: prepared sequences that are mapped into memory, or streamed.
 
 Writes folders of generated sequences in the format of `hf-rec prepare`, trains a few steps on each in a process of its
 own, and prints a table; JSON and a plot are written after each run. The peak of all memory counts pages of files that
