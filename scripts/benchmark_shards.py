@@ -123,11 +123,12 @@ def run(folder: Path, mode: str, output_dir: Path, options) -> dict[str, float]:
 
 
 def table(rows: list[dict]) -> str:
-    header = ["rows", "users", "sequences are", "peak, GB", "anonymous peak, GB", "seconds"]
-    lines = [header, ["---:", "---:", "---", "---:", "---:", "---:"]]
+    header = ["rows", "users", "bytes a row", "sequences are", "peak, GB", "anonymous peak, GB", "seconds"]
+    lines = [header, ["---:", "---:", "---:", "---", "---:", "---:", "---:"]]
     for row in rows:
         sizes = [f"{row[name] / 1e9:.2f}" for name in ("peak", "anonymous")]
         numbers = [f"{row[name]:,}" for name in ("rows", "users")]
+        numbers.append(f"{row['bytes'] / row['rows']:.1f}")
         lines.append([*numbers, row["mode"], *sizes, f"{row['seconds']:.0f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -162,7 +163,8 @@ def main() -> None:
         manifest = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
         for mode in MODES:
             measured = run(folder, mode, options.output_dir / "run", options)
-            sizes = {"rows": manifest["num_events"], "users": manifest["num_users"], "mode": mode}
+            size = sum(file.stat().st_size for file in (folder / "sequences").iterdir())
+            sizes = {"rows": manifest["num_events"], "users": manifest["num_users"], "bytes": size, "mode": mode}
             rows.append(sizes | measured)
             (options.output_dir / "memory.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
             plot(rows, options.output_dir / "memory.png")

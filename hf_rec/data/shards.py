@@ -23,8 +23,8 @@ BATCH_USERS = 5_000  # that are read at a time
 class SequenceShards:
     """Prepared sequences: `prepare.json`, the catalogue `items.parquet`, and the shards `sequences/part-*.parquet`.
 
-    A shard has a row for each of its users, in the order of the ids: `user_id`, and lists `item_ids`, `timestamps` and
-    those of the event columns. Nothing is read but the schemas and the numbers of rows until it is asked for.
+    A shard has a row for each of its users, in the order of the ids: `user_id`, and lists `item_ids`, `timestamps`,
+    where there are some, and those of the event columns. Nothing is read but the schemas and the numbers of rows until it is asked for.
 
     Args:
         folder: As `hf-rec prepare` writes it.
@@ -79,7 +79,8 @@ class SequenceShards:
         Raises:
             ValueError: for a column that the shards do not have.
         """
-        names = ["user_id", "item_ids", "timestamps", *columns]
+        times = [*({"timestamps"} & {*self.column_names})]
+        names = ["user_id", "item_ids", *times, *columns]
         if missing := sorted({*names} - {*self.column_names}):
             raise ValueError(
                 f"no column {missing} in {self.folder}, which has {self.column_names}; name it in `hf-rec prepare`"
