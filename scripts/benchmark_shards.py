@@ -1,6 +1,5 @@
 #!/usr/bin/env python
-"""Memory of `hf-rec train` against the rows of the log, for sequences of `hf-rec prepare` that are mapped into memory or
-streamed, and for sequences that are read whole.
+"""Memory of `hf-rec train` against the rows of the log: prepared sequences that are mapped into memory, or streamed.
 
 Writes folders of generated sequences in the format of `hf-rec prepare`, trains a few steps on each in a process of its
 own, and prints a table; JSON and a plot are written after each run. The peak of all memory counts pages of files that
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-MODES = ("mapped", "streamed", "whole")
+MODES = ("mapped", "streamed")
 MEAN_EVENTS, MOST_EVENTS, GROUP_USERS = 20, 200, 5_000
 DAY = 86_400
 
@@ -110,12 +109,10 @@ def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]
 
 def run(folder: Path, mode: str, output_dir: Path, options) -> dict[str, float]:
     """What `hf-rec train` takes on a folder of prepared sequences."""
-    log = folder / "sequences" if mode == "whole" else folder
-    command = [sys.executable, "-m", "hf_rec.cli.main", "train", "--train_file", log, "--output_dir", output_dir]
+    command = [sys.executable, "-m", "hf_rec.cli.main", "train", "--train_file", folder, "--output_dir", output_dir]
     command += ["--max_steps", options.steps, "--eval_steps", options.steps, "--save_strategy", "no", "--use_cpu"]
     command += ["--load_best_model_at_end", "false", "--disable_tqdm", "true", "--max_length", 50]
-    if mode != "whole":
-        command += ["--sample_users", options.sample_users]
+    command += ["--sample_users", options.sample_users]
     command += ["--streaming"] if mode == "streamed" else []
     cache = output_dir.with_name("cache")
     environment = os.environ | {"HF_DATASETS_CACHE": str(cache), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -126,11 +123,12 @@ def run(folder: Path, mode: str, output_dir: Path, options) -> dict[str, float]:
 
 
 def table(rows: list[dict]) -> str:
-    header = ["rows", "users", "sequences are", "peak, GB", "anonymous peak, GB", "seconds"]
-    lines = [header, ["---:", "---:", "---", "---:", "---:", "---:"]]
+    header = ["rows", "users", "bytes a row", "sequences are", "peak, GB", "anonymous peak, GB", "seconds"]
+    lines = [header, ["---:", "---:", "---:", "---", "---:", "---:", "---:"]]
     for row in rows:
         sizes = [f"{row[name] / 1e9:.2f}" for name in ("peak", "anonymous")]
         numbers = [f"{row[name]:,}" for name in ("rows", "users")]
+        numbers.append(f"{row['bytes'] / row['rows']:.1f}")
         lines.append([*numbers, row["mode"], *sizes, f"{row['seconds']:.0f}"])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -138,7 +136,7 @@ def table(rows: list[dict]) -> str:
 def plot(rows: list[dict], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    for color, mode in zip(("tab:blue", "tab:orange", "tab:gray"), MODES, strict=True):
+    for color, mode in zip(("tab:blue", "tab:orange"), MODES, strict=True):
         of_mode = [row for row in rows if row["mode"] == mode]
         for name, style, label in (("peak", "-", mode), ("anonymous", ":", f"{mode}, anonymous")):
             points = [(row["rows"], row[name] / 1e9) for row in of_mode]
@@ -153,8 +151,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the sequences, the table, the plot")
     parser.add_argument("--rows", type=int, nargs="+", default=[10**6, 10**7, 10**8], help="events of the logs")
-    parser.add_argument("--most_whole", type=int, default=10**7, help="events up to which sequences are read whole")
-    parser.add_argument("--num_items", type=int, default=20_000, help="items of the catalogue")
+    parser.add_argument("--num_items", type=int, default=10_000, help="items of the catalogue")
     parser.add_argument("--steps", type=int, default=50, help="training steps")
     parser.add_argument("--sample_users", type=int, default=1_000, help="as for `hf-rec train`")
     options = parser.parse_args()
@@ -164,9 +161,10 @@ def main() -> None:
         folder = options.output_dir / f"sequences-{count}"
         write_sequences(folder, count, options.num_items)
         manifest = json.loads((folder / "prepare.json").read_text(encoding="utf-8"))
-        for mode in MODES[: 3 if count <= options.most_whole else 2]:
+        for mode in MODES:
             measured = run(folder, mode, options.output_dir / "run", options)
-            sizes = {"rows": manifest["num_events"], "users": manifest["num_users"], "mode": mode}
+            size = sum(file.stat().st_size for file in (folder / "sequences").iterdir())
+            sizes = {"rows": manifest["num_events"], "users": manifest["num_users"], "bytes": size, "mode": mode}
             rows.append(sizes | measured)
             (options.output_dir / "memory.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
             plot(rows, options.output_dir / "memory.png")

@@ -1,10 +1,9 @@
 #!/usr/bin/env python
 """A shop whose model is updated every day: `hf-rec update` in a loop over the last days of a log.
 
-A folder gets a file with the events before these days, then one for each day; after each, the command is called as from
-cron. Prints a table with the metric of the served and the new model on the newest events, and what was decided; beside
-them those of the first model, which is never updated, and of the baselines. JSON is written after each day. A call that
-was interrupted goes on.
+A folder gets a file with the events before these days, then one for each day; after each the command is called, as by
+cron. Prints a table with the metric of the served and of the new model on the newest events, and what was decided,
+beside the first model, which is never updated, and the baselines. JSON is written after each day.
 """
 
 import json

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.add_items import AddItemsArguments
-from hf_rec.cli.arguments import RuleArguments
+from hf_rec.cli.arguments import LogArguments, RuleArguments
 from hf_rec.cli.compress import CompressArguments, CompressDataArguments
 from hf_rec.cli.embed import EmbedArguments
 from hf_rec.cli.evaluate import EvaluationArguments
@@ -34,6 +34,7 @@ from hf_rec.cli.similar import SimilarArguments
 from hf_rec.cli.space import SpaceArguments
 from hf_rec.cli.task import TaskArguments
 from hf_rec.cli.train import DataArguments, ModelArguments
+from hf_rec.cli.update import UpdateArguments
 from hf_rec.data import build_sequences, leave_one_out
 from hf_rec.data.demo_log import shop_log
 from hf_rec.model.features import KINDS
@@ -58,6 +59,7 @@ PACKAGES = [
 OPTIONS = {
     "train": (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
     "prepare": PrepareArguments,
+    "update": (UpdateArguments, LogArguments, ModelArguments, RecommendationTrainingArguments),
     "evaluate": (EvaluationArguments, DataArguments, RuleArguments),
     "recommend": (RecommendArguments, RuleArguments),
     "similar": SimilarArguments,

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +23,8 @@ BATCH_USERS = 5_000  # that are read at a time
 class SequenceShards:
     """Prepared sequences: `prepare.json`, the catalogue `items.parquet`, and the shards `sequences/part-*.parquet`.
 
-    A shard has a row for each of its users, in the order of the ids: `user_id`, and lists `item_ids`, `timestamps` and
-    those of the event columns. Nothing is read but the schemas and the numbers of rows until it is asked for.
+    A shard has a row for each of its users, in the order of the ids: `user_id`, and lists `item_ids`, `timestamps`,
+    where there are some, and those of the event columns. Nothing is read but the schemas and the numbers of rows until it is asked for.
 
     Args:
         folder: As `hf-rec prepare` writes it.
@@ -78,7 +79,8 @@ class SequenceShards:
         Raises:
             ValueError: for a column that the shards do not have.
         """
-        names = ["user_id", "item_ids", "timestamps", *columns]
+        times = [*({"timestamps"} & {*self.column_names})]
+        names = ["user_id", "item_ids", *times, *columns]
         if missing := sorted({*names} - {*self.column_names}):
             raise ValueError(
                 f"no column {missing} in {self.folder}, which has {self.column_names}; name it in `hf-rec prepare`"
@@ -136,11 +138,15 @@ class SequenceShards:
 
     def mapped(self, columns: Iterable[str] = ()) -> Dataset:
         """All sequences, mapped into memory from Arrow files in the cache of `datasets`."""
-        return Dataset.from_parquet([*map(str, self.files)], columns=self.names(columns))
+        return Dataset.from_parquet([*map(str, self.files)], **self.reading(columns))
 
     def streamed(self, columns: Iterable[str] = ()) -> IterableDataset:
         """All sequences, read from the shards as they are needed."""
-        return IterableDataset.from_parquet([*map(str, self.files)], columns=self.names(columns))
+        return IterableDataset.from_parquet([*map(str, self.files)], **self.reading(columns))
+
+    def reading(self, columns: Iterable[str]) -> dict[str, Any]:
+        """Options of `from_parquet`; without a batch size it does not read a shard whose first group is empty."""
+        return {"columns": self.names(columns), "batch_size": BATCH_USERS}
 
 
 def guarded(file: Path, read):

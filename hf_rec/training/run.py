@@ -61,6 +61,7 @@ def train_recommender(
     distillation: Mapping[str, float] | None = None,
     origin: Origin | None = None,
     shards: TrainingShards | None = None,
+    catalogue: pa.Table | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train on `splits`, evaluate on the test split beside two baselines, and save everything to `args.output_dir`.
 
@@ -93,6 +94,7 @@ def train_recommender(
         origin: Names for the model card.
         shards: Sequences of more users than `splits` have, whose training part the model is trained on; `splits` are
             then for evaluation, the baselines and the fit of features.
+        catalogue: The items in place of those of `splits` or `shards`, as for [`create_model`].
 
     Returns:
         Test metrics of popularity, of the last-item Markov baseline and of the model, by name.
@@ -107,7 +109,7 @@ def train_recommender(
     if hold_out:
         splits, new_items = hold_out_items(splits, hold_out)
     set_seed(args.seed)
-    catalogue = shards.shards.items if shards else None
+    catalogue = shards.shards.items if shards and catalogue is None else catalogue
     if model_name_or_path:
         if event_columns or request_columns or item_columns or kept_columns:
             raise ValueError(

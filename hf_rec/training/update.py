@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 from filelock import FileLock, Timeout
 from transformers.utils import logging
@@ -120,7 +122,7 @@ class Trainee(NamedTuple):
     tolerance: float
     options: Mapping[str, Any]
 
-    def train(self, folder: Path, splits: DatasetDict, served: Path | None) -> float:
+    def train(self, folder: Path, splits: DatasetDict, catalogue: pa.Table, served: Path | None) -> float:
         """Train a model into a folder, from the served one or from scratch; its metric on the test split."""
         args = copy.copy(self.args)
         args.output_dir = str(folder)
@@ -128,7 +130,7 @@ class Trainee(NamedTuple):
         if served is not None:
             options = {name: value for name, value in options.items() if name in FURTHER}
             options["model_name_or_path"] = str(served)
-        results = train_recommender(splits, args, **options)
+        results = train_recommender(splits, args, catalogue=catalogue, **options)
         return results[folder.name][self.metric]
 
     def measure(self, folder: Path, splits: DatasetDict) -> float:
@@ -243,7 +245,7 @@ class UpdateFolder:
         sequences = store.sequences(self.state["events"]["batches"][: pending["batches"]])
         splits = newest_splits(sequences, pending["start"], trained.args.seed)
         served = self.model(self.served["number"]) if self.served else None
-        candidate = trained.train(self.model(pending["number"]), splits, served)
+        candidate = trained.train(self.model(pending["number"]), splits, catalogue_of(sequences), served)
         before = trained.measure(served, splits) if served else None
         accepted = math.isfinite(candidate) and (before is None or candidate >= before - trained.tolerance)
         models = [self.model(pending["number"]), *filter(None, [served])]
@@ -284,6 +286,12 @@ class UpdateFolder:
                 shutil.rmtree(model, ignore_errors=True)
             for checkpoint in model.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)
+
+
+def catalogue_of(sequences: Dataset) -> pa.Table:
+    """The items of sequences in order of first appearance: `item_id` and `count`."""
+    found = pc.value_counts(as_array(sequences["item_ids"]).flatten())
+    return pa.table({"item_id": found.field("values"), "count": found.field("counts")})
 
 
 def times_of(sequences: Dataset) -> np.ndarray:
