@@ -43,8 +43,10 @@ PUBLISHED = {
         "SASRec, 3,000 negatives (the same)": (0.1857, 0.3159),
         "WEARec, 200 positions ([Xu et al., 2025](https://github.com/xhy963319431/WEARec))": (0.1904, 0.3334),
         "TV-Rec, 200 positions (the same page)": (0.1886, 0.3232),
-        "HSTU, large, with times and a mixture of logits, 3,706 items "
-        "([rails](https://github.com/bailuding/rails))": (0.1979, 0.3412),
+        "HSTU, large, with times and a mixture of logits, 3,706 items ([rails](https://github.com/bailuding/rails))": (
+            0.1979,
+            0.3412,
+        ),
         "SASRec of RecBole, one target a prefix, one seed, ranked without the history "
         "([comparison](https://github.com/jeannineshiu/sequential-rec-from-sasrec-to-tiger))": (0.2029, 0.3467),
     },

@@ -5,9 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from conftest import small_model, without_dropout
 from datasets import Dataset, DatasetDict
 
-from conftest import small_model, without_dropout
 from hf_rec import ItemTokenizer, RecommendationCollator
 from hf_rec.data import collator as collators
 from hf_rec.federated.local import (

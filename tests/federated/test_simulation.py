@@ -8,11 +8,11 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from conftest import small_model, without_dropout
 from datasets import DatasetDict
 from runs import SIZES, shop_splits
 from test_local_training import HISTORIES, TOKENIZER, descend, tokenized_of
 
-from conftest import small_model, without_dropout
 from hf_rec.data import collator as collators
 from hf_rec.data import tokenize_splits
 from hf_rec.evaluation import evaluate
