@@ -24,8 +24,7 @@ class SequenceShards:
     """Prepared sequences: `prepare.json`, the catalogue `items.parquet`, and the shards `sequences/part-*.parquet`.
 
     A shard has a row for each of its users, in the order of the ids: `user_id`, and lists `item_ids`, `timestamps`,
-    where there are some, and those of the event columns. Until more is asked for, only schemas and numbers of rows are
-    read.
+    where there are some, and those of the event columns. Opening the folder reads the schemas and the numbers of rows.
 
     Args:
         folder: As `hf-rec prepare` writes it.
