@@ -111,6 +111,18 @@ def test_a_run_whose_second_process_is_killed_in_a_later_epoch_resumes_to_the_sa
     assert len(curves[0]) == 60 and curves[0] == curves[1]
 
 
+@pytest.mark.slow
+def test_the_stock_trainer_resumes_in_a_later_epoch_to_the_same_weights(tmp_path):
+    """Two processes without random draws, six steps in an epoch, from a checkpoint within the third."""
+    options = {"is_decoder": True, "trainer": "stock", "per_device_train_batch_size": 16, **CURVE, "max_steps": 24}
+    options |= {"save_strategy": "steps", "save_steps": 14, "save_total_limit": None, "eval_steps": 12}
+    whole = train(tmp_path / "whole", 2, **options)
+    checkpoint = str(whole / "run" / "checkpoint-14")
+    resumed = train(tmp_path / "resumed", 2, resume_from_checkpoint=checkpoint, **options)
+    assert same_weights(weights(whole), weights(resumed))
+    assert losses(whole) == losses(resumed)
+
+
 def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.partition("-")[2])
 
