@@ -22,7 +22,7 @@ test-slow: $(VENV)/installed-dev  ## the tests that take minutes: the wheel, two
 	$(PYTEST) -m slow
 
 test-federated: $(FEDERATED)/installed  ## the tests that need Flower, in an environment of its own
-	OMP_NUM_THREADS=1 $(FEDERATED)/bin/python -m pytest tests/federated
+	OMP_NUM_THREADS=1 $(FEDERATED)/bin/python -m pytest tests/federated hf_rec/federated
 
 lint: $(VENV)/installed-dev  ## style and formatting
 	$(VENV)/bin/ruff check .
