@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from transformers import HfArgumentParser
 
 from ..data.encode import DERIVED, split_name
+from ..prepare.log import LogColumns, LogFiles
 from ..prepare.prepare import ENGINES, LEFT_OUT, prepare_sequences
 from .arguments import LogArguments
 
@@ -59,10 +60,13 @@ class PrepareArguments(LogArguments):
 
     @property
     def kept(self) -> list[str]:
-        """The columns of the log that are kept; features of the times need none."""
-        event = [split_name(column)[0] for column in self.event_columns or ()]
-        request = [split_name(column)[0] for column in self.request_columns or ()]
-        return [*event, *(name for name in request if name not in DERIVED)]
+        """The columns of the log that are kept; features of the times need no column."""
+        columns = [split_name(column)[0] for column in [*(self.event_columns or ()), *(self.request_columns or ())]]
+        if not {*DERIVED}.intersection(columns):
+            return columns
+        ids = LogColumns(self.user_column, self.item_column, self.time_column)
+        known = LogFiles(self.log, ids, delimiter=self.delimiter, column_names=self.column_names).column_names
+        return [name for name in columns if name in known or name not in DERIVED]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -28,6 +28,7 @@ def spark_session(master: str | None = None, batch_size: int = 1_024) -> Iterato
     Raises:
         ImportError: without PySpark.
         OSError: for a Spark that does not start, as without Java.
+        ValueError: for a running session of another cluster.
     """
     try:
         from pyspark.errors import PySparkRuntimeError
@@ -36,15 +37,20 @@ def spark_session(master: str | None = None, batch_size: int = 1_024) -> Iterato
         raise ImportError("the engine 'spark' needs PySpark: pip install 'hf_rec[spark]'") from error
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     running = SparkSession.getActiveSession()
-    builder = SparkSession.builder.appName("hf_rec").config(map=SETTINGS | {BATCH: batch_size})
+    if running and master not in (None, running.conf.get("spark.master")):
+        raise ValueError(f"a session of Spark runs at {running.conf.get('spark.master')}, not at {master}")
+    builder = SparkSession.builder.appName("hf_rec").config(map=SETTINGS)
     builder = builder.master(master) if master else builder
     try:
         session = running or builder.getOrCreate()
     except PySparkRuntimeError as error:
         raise OSError(f"Spark does not start; it needs Java 17 or a newer one: {error}") from error
+    before = session.conf.get(BATCH)
+    session.conf.set(BATCH, batch_size)
     try:
         yield session
     finally:
+        session.conf.set(BATCH, before)
         if running is None:
             session.stop()
 

@@ -70,7 +70,7 @@ def lists_of(path) -> dict[str, list[dict]]:
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl"])
 def test_the_lists_of_workers_are_those_of_this_process(shop, tmp_path, suffix):
-    request = ["--top_k", "4", "--request", json.dumps({"time": 1_700_000_000})]
+    request = ["--top_k", "4", "--request", json.dumps({"time": 2_000_000_000})]
     main(command(shop, "log.parquet", tmp_path / "here.parquet", *request))
     main(command(shop, "sequences", tmp_path / f"there.{suffix}", *request, "--engine", "spark"))
     here, there = lists_of(tmp_path / "here.parquet"), lists_of(tmp_path / f"there.{suffix}")

@@ -54,7 +54,7 @@ def random_log(folder: Path, files: int = 3, rows: int = 400) -> Path:
     "options",
     [
         {"num_shards": 5, "event_columns": ["rating"]},
-        {"num_shards": 2, "min_user_count": 18, "min_item_count": 24, "filter": "rating > 0"},
+        {"num_shards": 2, "min_user_count": 15, "min_item_count": 22, "filter": "rating > 0"},
         {"num_shards": 3, "basket_column": "order", "event_columns": ["rating"]},
     ],
 )
