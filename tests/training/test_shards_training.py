@@ -7,9 +7,9 @@ import sys
 import datasets
 import pytest
 import torch
-from prepared import write_prepared
 from runs import SIZES, arguments, cycles_log, shop_splits
 from safetensors.torch import load_file
+from shard_folders import write_prepared
 from transformers import set_seed
 
 from hf_rec.cli.main import main
