@@ -14,7 +14,6 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 from shutil import rmtree
-from threading import Thread
 
 import numpy as np
 import pyarrow as pa
@@ -76,35 +75,27 @@ def write_sequences(folder: Path, num_events: int, num_items: int, shards: int =
     (folder / "prepare.json").write_text(json.dumps(manifest, indent=2), encoding="utf-8")
 
 
-def anonymous_memory(pid: int) -> int:
-    """Bytes of a process that no file holds; 0 if it has ended."""
+def memory(pid: int) -> dict[str, int]:
+    """Bytes of a process: its peak so far, and what no file holds at present; none if it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     except OSError:
-        return 0
-    line = next((line for line in status.splitlines() if line.startswith("RssAnon")), None)
-    return int(line.split()[1]) * 1024 if line else 0
+        return {}
+    found = dict(line.split(":", 1) for line in lines)
+    names = {"peak": "VmHWM", "anonymous": "RssAnon"}
+    return {key: int(found[name].split()[0]) * 1024 for key, name in names.items() if name in found}
 
 
 def measure(command: list[str], environment: dict[str, str]) -> dict[str, float]:
     """Seconds of a command, the peak of its memory and that of its anonymous memory, in bytes."""
-    start, peak = time.perf_counter(), 0
+    start, measured = time.perf_counter(), {"peak": 0, "anonymous": 0}
     child = subprocess.Popen(command, env=environment, stdout=sys.stderr)
-    status = {}
-
-    def wait() -> None:
-        status["ended"] = os.wait4(child.pid, 0)
-
-    waiting = Thread(target=wait)
-    waiting.start()
-    while waiting.is_alive():
-        peak = max(peak, anonymous_memory(child.pid))
-        waiting.join(0.1)
-    _, code, usage = status["ended"]
-    child.returncode = os.waitstatus_to_exitcode(code)
+    while child.poll() is None:
+        measured |= {name: max(size, measured[name]) for name, size in memory(child.pid).items()}
+        time.sleep(0.05)
     if child.returncode:
         sys.exit(f"{' '.join(command)} failed with {child.returncode}")
-    return {"seconds": time.perf_counter() - start, "peak": usage.ru_maxrss * 1024, "anonymous": peak}
+    return measured | {"seconds": time.perf_counter() - start}
 
 
 def run(folder: Path, mode: str, output_dir: Path, options) -> dict[str, float]:

@@ -212,6 +212,8 @@ class DataArguments(LogArguments):
         columns = list(dict.fromkeys([*columns, *(targets or ())]))
         if self.prepared:
             return self.split_sequences(self.draw_sample(columns))
+        if self.sample_users != DataArguments.sample_users:
+            raise ValueError("--sample_users draws users of a folder of `hf-rec prepare`; a log is read as a whole")
         if self.test_file:
             parts = (self.train_file, self.validation_file, self.test_file)
             sequences = [self.load_sequences(self.open_files(files), columns, **options) for files in parts]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import sequences_of
-from prepared import shard_files, write_prepared
+from shard_folders import shard_files, write_prepared
 
 from hf_rec.data import SequenceShards, read_table
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from logs import sequences_of, times_of_users
-from prepared import write_prepared
+from shard_folders import write_prepared
 
 from hf_rec import Feature, ItemTokenizer
 from hf_rec.data import (

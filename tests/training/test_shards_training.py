@@ -7,9 +7,9 @@ import sys
 import datasets
 import pytest
 import torch
-from prepared import write_prepared
 from runs import SIZES, arguments, cycles_log, shop_splits
 from safetensors.torch import load_file
+from shard_folders import write_prepared
 from transformers import set_seed
 
 from hf_rec.cli.main import main
@@ -124,11 +124,15 @@ def test_options_that_the_folder_does_not_have_are_refused(folder, tmp_path, opt
     assert all(word in exit.value.code for word in named), exit.value.code
 
 
-def test_streaming_needs_a_folder(tmp_path):
+def test_options_of_a_folder_are_refused_for_a_log(tmp_path):
     splits = shop_splits()
     splits["train"].to_parquet(tmp_path / "log.parquet")
-    with pytest.raises(SystemExit, match="--streaming reads a folder of `hf-rec prepare`"):
-        main(["train", "--train_file", str(tmp_path / "log.parquet"), "--output_dir", "x", "--streaming", *SMALL])
+    for option, said in (
+        (["--streaming"], "--streaming reads a folder"),
+        (["--sample_users", "5"], "read as a whole"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            main(["train", "--train_file", str(tmp_path / "log.parquet"), "--output_dir", "x", *option, *SMALL])
 
 
 @pytest.mark.slow
