@@ -48,6 +48,10 @@ OPTIONS = {
     "hidden size 64": ["--hidden_size", "64"],
     "hidden size 128": ["--hidden_size", "128"],
     "hidden size 256": ["--hidden_size", "256"],
+    "a moving average of weight 0.5": ["--moving_average", "0.5"],
+    "a moving average of weight 0.7": ["--moving_average", "0.7"],
+    "no moving average": ["--moving_average", "0"],
+    "products of the softmax in bfloat16": ["--loss_dtype", "bfloat16"],
     "a repeat bias": ["--use_repeat_bias", "true"],
     "no repeat bias": ["--use_repeat_bias", "false"],
     "output items of their own": ["--tie_word_embeddings", "false"],
@@ -94,12 +98,14 @@ class GatedLayer(layers.Bert4RecLayer):
 class PostNormLayer(layers.Bert4RecLayer):
     """Normalises after each residual sum, as in BERT, instead of before each branch."""
 
-    def forward(self, hidden_states, rotary, attention_mask=None, positions=None, **kwargs):
+    def forward(self, hidden_states, rotary, attention_mask=None, positions=None, readable=None, cache=None, **kwargs):
         queries, query_rotary = hidden_states, rotary
         if positions is not None:
             queries = take_positions(hidden_states, positions)
             query_rotary = tuple(rotary_at(part, positions) for part in rotary)
-        attended, _ = self.attention(queries, hidden_states, query_rotary, rotary, attention_mask, **kwargs)
+        attended, _ = self.attention(queries, hidden_states, query_rotary, rotary, attention_mask, cache, **kwargs)
+        if self.average is not None:
+            attended = self.average(attended, hidden_states, readable, positions, cache)
         hidden_states = self.attention_norm(queries + self.dropout(attended))
         return self.mlp_norm(hidden_states + self.dropout(self.mlp(hidden_states)))
 
@@ -182,17 +188,17 @@ class CutRows(RecommendationCollator):
         }
 
 
-def cosine_softmax_loss(states, item_table, *others):
-    return softmax_loss(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), *others)
+def cosine_softmax_loss(states, item_table, *others, **options):
+    return softmax_loss(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), *others, **options)
 
 
 def cosine_scores(states, item_table, item_bias):
     return score_items(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), item_bias)
 
 
-def unbiased_softmax_loss(states, item_table, item_bias, *others):
+def unbiased_softmax_loss(states, item_table, item_bias, *others, **options):
     """Does not train the bias, which stays at zero."""
-    return softmax_loss(states, item_table, item_bias.detach(), *others)
+    return softmax_loss(states, item_table, item_bias.detach(), *others, **options)
 
 
 def score_unseen(self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch):

@@ -317,7 +317,7 @@ def shard_numbers(users: pa.Array, num_shards: int) -> np.ndarray:
 
     Example:
         >>> shard_numbers(pa.array(["u1", "u2", "u1"]), 4).tolist()
-        [0, 0, 0]
+        [1, 1, 1]
     """
     encoded = users.dictionary_encode()
     names = np.array(encoded.dictionary.to_pylist(), dtype=object)

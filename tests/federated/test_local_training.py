@@ -1,6 +1,8 @@
 """What a client computes: the same steps as plain gradient descent, and the proximal term."""
 
 import copy
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -9,7 +11,6 @@ from conftest import small_model, without_dropout
 from datasets import Dataset, DatasetDict
 
 from hf_rec import ItemTokenizer, RecommendationCollator
-from hf_rec.data import collator as collators
 from hf_rec.federated.local import (
     LocalTraining,
     evaluate_locally,
@@ -33,12 +34,15 @@ def tokenized_of(histories) -> DatasetDict:
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(collators, "START_PROBABILITY", 0.0)
+    plain = partial(RecommendationCollator, start_probability=0.0)
+    monkeypatch.setattr(import_module("hf_rec.training.fit"), "RecommendationCollator", plain)
     return without_dropout(small_model(len(TOKENIZER), is_decoder=True)).double()
 
 
 def loss_of(model, histories):
-    batch = RecommendationCollator(model.config)([{"input_ids": history} for history in histories])
+    batch = RecommendationCollator(model.config, start_probability=0.0)(
+        [{"input_ids": history} for history in histories]
+    )
     return model(**batch).loss
 
 
@@ -88,7 +92,7 @@ def test_adamw_moves_each_weight_with_a_gradient_by_the_learning_rate_in_the_fir
 
 def test_targets_are_counted_as_the_batches_have_them(model):
     tokenized = tokenized_of(HISTORIES)
-    batch = RecommendationCollator(model.config)(tokenized["train"].to_list())
+    batch = RecommendationCollator(model.config, start_probability=0.0)(tokenized["train"].to_list())
     assert num_targets(model.config, tokenized) == int((batch["labels"] != -100).sum()) == 11
 
 

@@ -2,6 +2,8 @@
 
 import copy
 from collections import Counter
+from functools import partial
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from datasets import DatasetDict
 from runs import SIZES, shop_splits
 from test_local_training import HISTORIES, TOKENIZER, descend, tokenized_of
 
-from hf_rec.data import collator as collators
+from hf_rec import RecommendationCollator
 from hf_rec.data import tokenize_splits
 from hf_rec.evaluation import evaluate
 from hf_rec.federated import simulation
@@ -27,7 +29,8 @@ ONE_STEP = {"rounds": 1, "local_learning_rate": 0.1, "strategy": "fedavg"}
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(collators, "START_PROBABILITY", 0.0)
+    plain = partial(RecommendationCollator, start_probability=0.0)
+    monkeypatch.setattr(import_module("hf_rec.training.fit"), "RecommendationCollator", plain)
     return without_dropout(small_model(len(TOKENIZER), is_decoder=True)).double()
 
 
