@@ -99,6 +99,7 @@ def test_the_exporters_have_what_the_export_needs():
     )
 
 
+@pytest.mark.slow
 def test_the_converter_of_openvino_does_without_its_reports():
     code = "from hf_rec.compat import openvino_exporters; openvino_exporters()\n"
     code += "from openvino.tools.ovc import utils; print(utils.tm.__name__)"

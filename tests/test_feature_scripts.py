@@ -51,6 +51,7 @@ def rows_of(table: pa.Table) -> np.ndarray:
     return np.arange(len(table))
 
 
+@pytest.mark.slow
 def test_each_kind_of_feature_is_trained_alone_and_with_all_others(clothing, run_script, monkeypatch):
     def train(command, check, stdout):
         assert check

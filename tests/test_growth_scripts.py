@@ -67,6 +67,7 @@ def test_a_week_asks_for_the_first_event_of_each_user_who_was_there_before(unit)
     assert {user: (items, target) for user, items, target in zip(*asked, strict=True)} == test
 
 
+@pytest.mark.slow
 def test_the_weeks_are_those_of_the_command(tmp_path, monkeypatch, capsys):
     def train(command, **_):
         main(command[3:])
@@ -108,6 +109,7 @@ def test_the_weeks_are_those_of_the_command(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "o" / "anew" / "1-seconds.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_a_model_goes_from_shop_to_shop(tmp_path, monkeypatch, capsys):
     log = weekly_log()
     items = pa.table({"item_id": sorted({*log["item_id"].to_pylist()})})

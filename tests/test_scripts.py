@@ -112,6 +112,7 @@ def test_a_page_of_results_has_the_times_of_milestones(tmp_path):
     assert "| m | 20, 10 | -, - | -, - |" in page
 
 
+@pytest.mark.slow
 def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path, script, capsys):
     command = ["--train_file", log_file, "--steps", 5, "--output_dir", tmp_path, "--hidden_size", 16, *FAST]
     printed = script(ablate, *command, "--variants", "the recipe", "1 head", "SwiGLU", "gated layers (LiGR)")

@@ -451,6 +451,7 @@ def deadly(function, steps, point: int):
     return kill_or_call
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_killed_save_leaves_the_old_model_or_none(tmp_path):
     save_recommender(tmp_path / "old", *default_recommender(seed=0))

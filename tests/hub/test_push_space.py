@@ -18,6 +18,7 @@ def push(folder: str, token: str) -> None:
     print(json.dumps([first.oid, second.oid]))
 
 
+@pytest.mark.slow
 def test_push_makes_a_space_of_gradio_and_uploads_what_was_written(tmp_path):
     space = tmp_path / "space"
     model, tokenizer = make_recommender()

@@ -180,6 +180,7 @@ def test_users_like_a_history_are_the_nearest_by_cosine(recommend):
         users_like(recommend, users[0], names[1:], users)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "quantize", "tolerance"), [({"tie_word_embeddings": False}, False, 1e-6), ({}, True, 0.05)]
 )

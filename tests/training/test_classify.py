@@ -83,6 +83,7 @@ def test_a_run_is_not_repeated_and_other_labels_are_another_run(tmp_path):
     assert train("not liked", overwrite_output_dir=True)["run"] != first["run"]
 
 
+@pytest.mark.slow
 def test_a_recommender_is_fine_tuned_with_its_features_and_grows(tmp_path):
     args = steps(tmp_path / "recommender", 4)
     old = taste_log().filter(pa.compute.not_equal(taste_log()["item_id"], "item-19"))
