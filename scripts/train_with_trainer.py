@@ -63,6 +63,7 @@ def main() -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         print(json.dumps(results))
+    trainer.accelerator.wait_for_everyone()  # gloo may wait for itself forever if it ends right after an exchange
     trainer.end()
 
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
 from datasets import DatasetDict
 from transformers import HfArgumentParser
 
@@ -283,6 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
             distillation=model.distillation,
             **shared,
         )
+    PartialState().wait_for_everyone()  # gloo may wait for itself forever if it ends right after an exchange
     if results:
         print(f"\n{title}:\n\n{tables(results)}\n\nModel, card and results: {args.output_dir}")
 
