@@ -52,15 +52,15 @@ def test_the_plan_is_worked_out():
     assert rows["lists of all users, two stages"] == "10 s" and rows["exact list of a user, 2 cores"] == "0.002 ms"
 
 
-def test_the_page_of_the_plan_has_the_table_of_the_script(monkeypatch, capsys):
+def test_the_page_of_the_plan_has_the_table_of_the_script(monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["plan_scale"])
     plan_scale.main()
     page = (benchmark_shards.Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
-    assert capsys.readouterr().out.strip() in page
+    assert capfd.readouterr().out.strip() in page
 
 
 @pytest.mark.slow
-def test_days_of_updates(monkeypatch, capsys, tmp_path):
+def test_days_of_updates(monkeypatch, capfd, tmp_path):
     log = chains_log(num_users=80)
     times = np.array(log["timestamp"]) * simulate_updates.DAY + np.arange(len(log)) % 80_000
     pq.write_table(log.set_column(2, "timestamp", pa.array(times)), tmp_path / "log.parquet")
@@ -72,12 +72,12 @@ def test_days_of_updates(monkeypatch, capsys, tmp_path):
     assert [day["new_events"] for day in days] == [80, 80]
     assert all(day["update"]["accepted"] for day in days)
     assert days[0]["others"]["first model"] == pytest.approx(days[0]["update"]["served"], abs=1e-6)
-    rows = capsys.readouterr().out.strip().splitlines()
+    rows = capfd.readouterr().out.strip().splitlines()
     assert len(rows) == 4 and rows[2].startswith("| 1 | 80 |") and "swapped" in rows[3]
 
 
 @pytest.mark.slow
-def test_the_memory_of_trainings(monkeypatch, capsys, tmp_path):
+def test_the_memory_of_trainings(monkeypatch, capfd, tmp_path):
     options = ["--rows", 2_000, "--num_items", 30, "--steps", 2, "--sample_users", 50, "--output_dir", tmp_path / "a"]
     monkeypatch.setattr(sys, "argv", ["benchmark_shards", *map(str, options)])
     benchmark_shards.main()
@@ -85,4 +85,4 @@ def test_the_memory_of_trainings(monkeypatch, capsys, tmp_path):
     assert [row["mode"] for row in rows] == ["mapped", "streamed"]
     assert all(row["peak"] > row["anonymous"] > 1e8 for row in rows)
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["memory.json", "memory.png"]
-    assert len(capsys.readouterr().out.strip().splitlines()) == 4
+    assert len(capfd.readouterr().out.strip().splitlines()) == 4
