@@ -364,15 +364,13 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
         head_dim, theta = head_width(self.config), self.config.rope_theta
         if position_ids is not None:
             return rotary_embeddings(position_ids, head_dim, theta)
-        past = 0 if cache is None else cache.get_seq_length()
-        return consecutive_rotary(past, states.shape[1], head_dim, theta, states.device)
+        return consecutive_rotary(past_length(cache), states.shape[1], head_dim, theta, states.device)
 
     def readable(self, states, attention_mask, cache):
         """What the moving averages are over; None without them."""
         if not self.config.moving_average:
             return None
-        past = 0 if cache is None else cache.get_seq_length()
-        return find_readable(states, attention_mask, past, self.config.is_decoder)
+        return find_readable(states, attention_mask, past_length(cache), self.config.is_decoder)
 
     def reads_mask_alone(self, states: torch.Tensor) -> bool:
         """Whether the mask of padding is given to the attention as it is. Transformers leaves out a mask without
@@ -399,6 +397,11 @@ class Bert4RecModel(Bert4RecPreTrainedModel):
             return mask, mask
         queries = states.new_empty(*positions.shape, 1)  # for their shape
         return mask, create_bidirectional_mask(self.config, queries, attention_mask, encoder_hidden_states=states)
+
+
+def past_length(cache: Cache | None) -> int:
+    """Positions that a cache has."""
+    return 0 if cache is None else cache.get_seq_length()
 
 
 def earlier_places(positions: torch.Tensor, states: torch.Tensor, implementation: str) -> torch.Tensor:
