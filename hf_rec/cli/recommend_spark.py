@@ -10,11 +10,11 @@ import pandas as pd
 import pyarrow as pa
 from datasets import Dataset
 
-from ..data.files import is_address
+from ..data.files import MANIFEST, SEQUENCES, is_address
 from ..data.spark import spark_session, worker_errors
 from ..model.features import TIMES
 from ..model.pipeline_bert4rec import RecommendationPipeline
-from ..prepare.shards import MANIFEST, SEQUENCES, WORK
+from ..prepare.shards import WORK
 from ..serving.models import open_recommender
 from .arguments import LogArguments
 from .lists import Requests, with_titles

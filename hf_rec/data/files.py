@@ -20,7 +20,7 @@ logger = logging.get_logger(__name__)
 DELIMITERS = {".csv": ",", ".tsv": "\t", ".inter": "\t", ".txt": "\t", ".data": "\t", ".dat": "::"}
 JSON = {".json", ".jsonl", ".ndjson"}
 READABLE = {".parquet", *DELIMITERS, *JSON}
-MANIFEST, SEQUENCES = "prepare.json", "sequences"  # of a folder that `hf-rec prepare` wrote
+MANIFEST, ITEMS, SEQUENCES = "prepare.json", "items.parquet", "sequences"  # of a folder that `hf-rec prepare` wrote
 SEPARATOR = "\x1f"  # stands for a delimiter of several characters, which Arrow does not read
 
 

@@ -13,10 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 
-from .files import MANIFEST, SEQUENCES
+from .files import ITEMS, MANIFEST, SEQUENCES
 from .sequences import read_sequences
 
-ITEMS = "items.parquet"
 BATCH_USERS = 5_000  # that are read at a time
 
 

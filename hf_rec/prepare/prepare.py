@@ -16,16 +16,13 @@ from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from ..data.columns import report
-from ..data.files import is_path
+from ..data.files import ITEMS, MANIFEST, SEQUENCES, is_path
 from ..data.sequences import RESERVED
 from ..data.spark import spark_session
 from ..hub.folder import write_json
 from .engines import ArrowEngine, DuckDBEngine, Engine, RowsOfFiles, SparkEngine
 from .log import COUNTS, LogColumns, LogFiles
 from .shards import (
-    ITEMS,
-    MANIFEST,
-    SEQUENCES,
     WORK,
     BuildShard,
     CountItems,

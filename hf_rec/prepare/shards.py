@@ -16,7 +16,6 @@ from ..data.columns import as_array, filter_lists, is_list, is_string, list_leng
 from ..data.sequences import make_histories, sort_events
 from .log import BASKET, PLACES, ROW, SEQUENCE
 
-MANIFEST, ITEMS, SEQUENCES = "prepare.json", "items.parquet", "sequences"
 WORK = ".prepare"  # what an unfinished run needs to go on
 USERS = 5_000  # of a row group
 
@@ -225,4 +224,4 @@ def count_events(file: Path) -> int:
     return sum(column.num_values for column in columns if column.path_in_schema.split(".")[0] == "item_ids")
 
 
-__all__ = ["ITEMS", "MANIFEST", "SEQUENCES", "shard_name"]
+__all__ = ["shard_name"]

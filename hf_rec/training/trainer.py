@@ -116,6 +116,12 @@ class RecommendationTrainer(Trainer):
         """Where a checkpoint has the random states of the batch that was ready when it was saved."""
         return Path(checkpoint) / f"draws_{self.args.process_index}.safetensors"
 
+    def end(self):
+        """As Transformers does it, when all processes are there: gloo may wait for itself forever if it ends right
+        after an exchange."""
+        self.accelerator.wait_for_everyone()
+        super().end()
+
     def hyperparameter_search(
         self, hp_space=None, compute_objective=None, n_trials=20, direction="maximize", **kwargs
     ):
