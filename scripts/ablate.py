@@ -8,25 +8,23 @@ the recipe, and parts of other published models. Unknown arguments are passed on
 
 import argparse
 import sys
-from contextlib import ExitStack, redirect_stdout
-from importlib import import_module
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from reproduce import check_arguments, read_run
 from torch import nn
 from torch.nn.functional import normalize
 from tqdm.auto import tqdm
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 
 from hf_rec import RecommendationCollator
 from hf_rec.cli import train
 from hf_rec.model import item_table, layers, modeling_bert4rec
 from hf_rec.model.cpu import score_items
 from hf_rec.model.layers import rotary_at, take_positions
-from hf_rec.model.losses import softmax_loss
-from hf_rec.training import RecommendationTrainer
+from hf_rec.training import Hooks, RecommendationTrainer
 
 CLOZE = ["--objective", "cloze"]
 OPTIONS = {
@@ -89,12 +87,6 @@ class Gate(nn.Module):
         return (output[0] * gate, output[1]) if isinstance(output, tuple) else output * gate
 
 
-class GatedLayer(layers.Bert4RecLayer):
-    def __init__(self, config, layer_index):
-        super().__init__(config, layer_index)
-        self.attention, self.mlp = Gate(self.attention, config.hidden_size), Gate(self.mlp, config.hidden_size)
-
-
 class PostNormLayer(layers.Bert4RecLayer):
     """Normalises after each residual sum, as in BERT, instead of before each branch."""
 
@@ -122,28 +114,6 @@ class PositionedEmbeddings(layers.Bert4RecEmbeddings):
         items_to_end = (input_ids != self.pad_token_id).flip(1).cumsum(1).flip(1)
         places = self.places((items_to_end - 1).clamp(min=0))
         return super().forward(inputs_embeds=self.items(input_ids) + places, event_features=event_features)
-
-
-class PlainEmbeddings(layers.Bert4RecEmbeddings):
-    def __init__(self, config):
-        super().__init__(config)
-        self.norm = nn.Identity()
-
-
-class UndroppedEmbeddings(layers.Bert4RecEmbeddings):
-    def __init__(self, config):
-        super().__init__(config)
-        self.dropout = nn.Identity()
-
-
-class ProjectedModel(modeling_bert4rec.Bert4RecModel):
-    """Adds a linear layer before the scores, so that an item need not be close to the items that follow it."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        projection = nn.Linear(config.hidden_size, config.hidden_size, bias=False)
-        nn.init.normal_(projection.weight, std=config.hidden_size**-0.5)
-        self.final_norm = nn.Sequential(self.final_norm, projection)
 
 
 class PrincipalComponents(item_table.Whitening):
@@ -188,54 +158,134 @@ class CutRows(RecommendationCollator):
         }
 
 
-def cosine_softmax_loss(states, item_table, *others, **options):
-    return softmax_loss(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), *others, **options)
+class UnitItems:
+    """An item table whose vectors have length 1."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __call__(self, ids):
+        return normalize(self.items(ids), dim=-1)
+
+    def all_items(self):
+        return normalize(self.items.all_items(), dim=-1)
+
+    def score(self, states, bias):
+        return score_items(states, self.all_items(), bias)
 
 
-def cosine_scores(states, item_table, item_bias):
-    return score_items(normalize(states, dim=-1) / TEMPERATURE, normalize(item_table, dim=-1), item_bias)
+class CosineScores(modeling_bert4rec.Bert4RecScores):
+    def forward(self, states, items, *others):
+        return super().forward(normalize(states, dim=-1) / TEMPERATURE, UnitItems(items), *others)
+
+    def loss(self, states, items, *others):
+        return super().loss(normalize(states, dim=-1) / TEMPERATURE, UnitItems(items), *others)
 
 
-def unbiased_softmax_loss(states, item_table, item_bias, *others, **options):
-    """Does not train the bias, which stays at zero."""
-    return softmax_loss(states, item_table, item_bias.detach(), *others, **options)
-
-
-def score_unseen(self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch):
+class UnseenTargets:
     """In training, the cross entropy over the target and the items that are not in the history."""
-    if labels is None or not self.training:
-        return SCORE_STATES(
-            self, outputs, positions, labels, banned_ids, input_ids, attention_mask, num_items_in_batch
-        )
-    rows, columns = (labels != -100).nonzero(as_tuple=True)
-    targets, history = labels[rows, columns], input_ids[rows]
-    ranked = history == targets.unsqueeze(1)
-    if self.config.is_decoder:
-        places = columns if positions is None else positions[rows, columns]
-        ranked |= torch.arange(history.shape[1]) > places.unsqueeze(1)
-    excluded = history.masked_fill(ranked, self.config.pad_token_id), torch.full(history.shape, EXCLUDED)
-    states = outputs.last_hidden_state[rows, columns]
-    return self.scores.loss(states, self.scoring_items, targets, excluded, num_items_in_batch), None
+
+    def score_states(self, outputs, positions, labels, banned_ids, input_ids, *others):
+        if labels is None or not self.training:
+            return super().score_states(outputs, positions, labels, banned_ids, input_ids, *others)
+        rows, columns = (labels != -100).nonzero(as_tuple=True)
+        targets, history = labels[rows, columns], input_ids[rows]
+        ranked = history == targets.unsqueeze(1)
+        if self.config.is_decoder:
+            places = columns if positions is None else positions[rows, columns]
+            ranked |= torch.arange(history.shape[1]) > places.unsqueeze(1)
+        excluded = history.masked_fill(ranked, self.config.pad_token_id), torch.full(history.shape, EXCLUDED)
+        states, num_items_in_batch = outputs.last_hidden_state[rows, columns], others[-1]
+        return self.scores.loss(states, self.scoring_items, targets, excluded, num_items_in_batch), None
 
 
-SCORE_STATES = modeling_bert4rec.Bert4RecRecommender.score_states
-MODEL, FIT = modeling_bert4rec, import_module("hf_rec.training.fit")
-# Each part replaces attributes of modules or classes.
+class SimilarLengths(RecommendationTrainer):
+    """Each step has histories of similar length, as the stock Trainer groups them."""
+
+    _get_train_sampler = Trainer._get_train_sampler
+
+
+def change_parts(change: Callable[[PreTrainedModel], None]) -> Hooks:
+    """Replaces parts of a new model."""
+
+    def build_model(config):
+        model = modeling_bert4rec.model_class(config)(config)
+        change(model)
+        model.init_weights()  # of the new parts
+        return model
+
+    return Hooks(build_model)
+
+
+def build_unseen_targets(config):
+    ours = modeling_bert4rec.model_class(config)
+    return type(ours.__name__, (UnseenTargets, ours), {})(config)
+
+
+def use_swiglu(model):
+    for layer in model.model.layers:
+        layer.mlp = SwiGLU(model.config)
+
+
+def use_gates(model):
+    for layer in model.model.layers:
+        layer.attention = Gate(layer.attention, model.config.hidden_size)
+        layer.mlp = Gate(layer.mlp, model.config.hidden_size)
+
+
+def use_post_norms(model):
+    layers = range(model.config.num_hidden_layers)
+    model.model.layers = nn.ModuleList(PostNormLayer(model.config, index) for index in layers)
+
+
+def use_positions(model):
+    model.model.embeddings = PositionedEmbeddings(model.config)
+
+
+def leave_out_norm(model):
+    model.model.embeddings.norm = nn.Identity()
+
+
+def leave_out_dropout(model):
+    model.model.embeddings.dropout = nn.Identity()
+
+
+def use_cosine(model):
+    model.scores = CosineScores(model.config)
+
+
+def leave_out_bias(model):
+    model.scores.bias.requires_grad_(False)
+
+
+def use_projection(model):
+    """A linear layer before the scores, so that an item need not be close to the items that follow it."""
+    size = model.config.hidden_size
+    model.model.final_norm = nn.Sequential(model.model.final_norm, nn.Linear(size, size, bias=False))
+
+
+def use_principal_components(model):
+    for table in model.tables:
+        if table.content is not None:
+            sizes = [whitening.matrix.shape for whitening in table.content.whitenings]
+            table.content.whitenings = nn.ModuleList(PrincipalComponents(*shape) for shape in sizes)
+
+
 PARTS = {
-    "SwiGLU": {(layers, "Bert4RecMLP"): SwiGLU},
-    "gated layers (LiGR)": {(MODEL, "Bert4RecLayer"): GatedLayer},
-    "norms after the sums": {(MODEL, "Bert4RecLayer"): PostNormLayer},
-    "embeddings of positions": {(MODEL, "Bert4RecEmbeddings"): PositionedEmbeddings},
-    "no norm of the embeddings": {(MODEL, "Bert4RecEmbeddings"): PlainEmbeddings},
-    "no dropout of the embeddings": {(MODEL, "Bert4RecEmbeddings"): UndroppedEmbeddings},
-    "cosine scores": {(MODEL, "softmax_loss"): cosine_softmax_loss, (item_table, "score_items"): cosine_scores},
-    "no output bias": {(MODEL, "softmax_loss"): unbiased_softmax_loss},
-    "a linear layer before the scores": {(MODEL, "Bert4RecModel"): ProjectedModel},
-    "no items of the history in the softmax": {(MODEL.Bert4RecRecommender, "score_states"): score_unseen},
-    "vectors of items not whitened": {(item_table, "Whitening"): PrincipalComponents},
-    "recent items asked for more often": {(FIT, "RecommendationCollator"): RecentTargets},
-    "steps of similar lengths": {(RecommendationTrainer, "_get_train_sampler"): Trainer._get_train_sampler},
-    "masked items, half of the rows cut after any": {(FIT, "RecommendationCollator"): CutRows},
+    "SwiGLU": change_parts(use_swiglu),
+    "gated layers (LiGR)": change_parts(use_gates),
+    "norms after the sums": change_parts(use_post_norms),
+    "embeddings of positions": change_parts(use_positions),
+    "no norm of the embeddings": change_parts(leave_out_norm),
+    "no dropout of the embeddings": change_parts(leave_out_dropout),
+    "cosine scores": change_parts(use_cosine),
+    "no output bias": change_parts(leave_out_bias),
+    "a linear layer before the scores": change_parts(use_projection),
+    "no items of the history in the softmax": Hooks(build_unseen_targets),
+    "vectors of items not whitened": change_parts(use_principal_components),
+    "recent items asked for more often": Hooks(collator=RecentTargets),
+    "steps of similar lengths": Hooks(trainer=SimilarLengths),
+    "masked items, half of the rows cut after any": Hooks(collator=CutRows),
 }
 
 
@@ -249,8 +299,8 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", help="names of the variants; default: all")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="folder for the models")
     options, more = parser.parse_known_args()
-    variants = {name: (changes, {}) for name, changes in OPTIONS.items()}
-    variants |= {name: (CLOZE if "masked" in name else [], changed) for name, changed in PARTS.items()}
+    variants = {name: (changes, Hooks()) for name, changes in OPTIONS.items()}
+    variants |= {name: (CLOZE if "masked" in name else [], hooks) for name, hooks in PARTS.items()}
     if unknown := sorted({*(options.variants or [])} - {*variants}):
         parser.error(f"no variant {unknown}; there are {list(variants)}")
 
@@ -263,15 +313,12 @@ def main() -> None:
     given += ["--eval_steps", 0.2, "--save_steps", 0.2, *more]
     runs = options.output_dir / f"{dataset}-{options.steps}-seed-{options.seed}"
     for name in tqdm(options.variants or variants):
-        changes, changed = variants[name]
+        changes, hooks = variants[name]
         arguments = [*map(str, given), *changes]
         folder = runs / "".join(letter if letter.isalnum() else "-" for letter in name)
         if not (folder / "config.json").exists():  # written at the end of a run
-            with ExitStack() as stack:
-                stack.enter_context(redirect_stdout(sys.stderr))
-                for (owner, attribute), part in changed.items():
-                    stack.enter_context(patch.object(owner, attribute, part))
-                train.main(["--output_dir", str(folder), *arguments])
+            with redirect_stdout(sys.stderr):
+                train.main(["--output_dir", str(folder), *arguments], hooks)
         check_arguments(folder, arguments)
         run = read_run(folder)
         ndcg, hr = run["validation"]

@@ -23,7 +23,7 @@ from hf_rec import Bert4RecConfig
 from hf_rec.cli.main import main
 from hf_rec.data.demo_log import shop_log
 from hf_rec.data.encode import tokenize_splits
-from hf_rec.training.create import create_model
+from hf_rec.training import Hooks, create_model
 
 FAST = ["--use_cpu", "true", "--gradient_accumulation_steps", 1, "--per_device_train_batch_size", 64]
 
@@ -135,30 +135,26 @@ def test_an_ablation_changes_one_thing_at_a_time(log_file, tmp_path, script, cap
 
 
 @pytest.mark.parametrize("is_decoder", [False, True])
-def test_each_part_of_an_ablation_changes_what_is_learned(is_decoder, monkeypatch):
+def test_each_part_of_an_ablation_changes_what_is_learned(is_decoder):
     tokenized = None
 
-    def loss() -> tuple[float, float]:
+    def loss(hooks) -> tuple[float, float]:
         nonlocal tokenized
         torch.manual_seed(0)
-        model, tokenizer = create_model(
-            shop_splits(), SIZES | {"is_decoder": is_decoder}, 16, items=ITEMS, item_columns=["text"]
-        )
+        fields = SIZES | {"is_decoder": is_decoder}
+        model, tokenizer = create_model(shop_splits(), fields, 16, items=ITEMS, item_columns=["text"], hooks=hooks)
+        torch.manual_seed(0)
         torch.nn.init.normal_(model.scores.bias)
         tokenized = tokenized or tokenize_splits(shop_splits(), tokenizer)
-        collate = ablate.FIT.RecommendationCollator(model.config)
+        collate = hooks.collator(model.config)
         rows = tokenized["train"].select(range(8)).select_columns("input_ids").to_list()
         loss = model.train()(**collate(rows)).loss
         loss.backward()
         gradients = [parameter.grad.norm() for parameter in model.parameters() if parameter.grad is not None]
         return loss.item(), torch.stack(gradients).norm().item()
 
-    plain, changed = loss(), {}
-    for name, parts in ablate.PARTS.items():
-        with monkeypatch.context() as patch:
-            for (owner, attribute), part in parts.items():
-                patch.setattr(owner, attribute, part)
-            changed[name] = loss()
+    plain = loss(Hooks())
+    changed = {name: loss(hooks) for name, hooks in ablate.PARTS.items()}
     same = {name for name, values in changed.items() if values == pytest.approx(plain, rel=1e-4)}
     order = {"steps of similar lengths"}  # of training, which one batch does not show
     assert same == order | (set() if is_decoder else {"recent items asked for more often"})

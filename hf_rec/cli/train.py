@@ -19,6 +19,7 @@ from ..hub.classifier_card import label_tables
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..training.arguments import RecommendationTrainingArguments
 from ..training.classify import train_classifier
+from ..training.hooks import OURS, Hooks
 from ..training.report import Origin
 from ..training.run import train_recommender
 from .arguments import FLAG, DataArguments, feature_columns
@@ -233,7 +234,11 @@ class ModelArguments:
         return [*(self.request_columns or []), *(self.user_columns or [])]
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, hooks: Hooks = OURS) -> None:
+    """
+    Args:
+        hooks: Parts of the run of a recommender in place of ours.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = HfArgumentParser(
         (DataArguments, ModelArguments, TaskArguments, RecommendationTrainingArguments),
@@ -282,6 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
             collator=model.collator,
             teachers=model.teacher or (),
             distillation=model.distillation,
+            hooks=hooks,
             **shared,
         )
     PartialState().wait_for_everyone()  # gloo may wait for itself forever if it ends right after an exchange

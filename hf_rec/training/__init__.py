@@ -7,6 +7,7 @@ from .distill import Distillation
 from .fine_tune import fine_tune
 from .fit import fit, make_trainer
 from .growth import add_items, remove_items, replace_items
+from .hooks import Hooks
 from .new_items import choose_new_item_offset
 from .run import evaluate_recommender, train_recommender
 from .trainer import RecommendationTrainer
@@ -14,6 +15,7 @@ from .update import Update, newest_splits, update_recommender
 
 __all__ = [
     "Distillation",
+    "Hooks",
     "RecommendationTrainer",
     "RecommendationTrainingArguments",
     "Update",

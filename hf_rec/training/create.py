@@ -16,6 +16,7 @@ from ..data.items import item_columns as keep_columns
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.modeling_bert4rec import model_class
+from .hooks import OURS, Hooks
 from .recipes import choose_max_length, recipe_config
 
 # Fields of the configuration that fit the weights of any saved model.
@@ -46,6 +47,7 @@ def create_model(
     item_column: str = "item_id",
     kept_columns: Iterable[str] = (),
     catalogue: pa.Table | None = None,
+    hooks: Hooks = OURS,
 ) -> tuple[PreTrainedModel, ItemTokenizer]:
     """A new model and its tokenizer over the items of all splits: the whole catalogue is ranked.
 
@@ -59,6 +61,7 @@ def create_model(
         item_column: Its column of the item id.
         kept_columns: Its columns that the model keeps for rules and answers, as for [`item_columns`].
         catalogue: The items in place of those of the splits, which then have some of the users: `item_id` and `count`.
+        hooks: What builds the model.
     """
     if (item_columns and items is None) or (items is not None and not item_columns and not kept_columns):
         raise ValueError(
@@ -76,8 +79,7 @@ def create_model(
         content = align_items(items, tokenizer.item_ids, item_columns, item_column)
         known = tokens_of(train["item_ids"], tokenizer)
         fields["item_features"] = fit_item_features(name_item_features(content, item_columns), content, known)
-    model_config = Bert4RecConfig(**recipe_config(len(tokenizer), max_length, **fields))
-    model = model_class(model_config)(model_config)
+    model = hooks.build_model(Bert4RecConfig(**recipe_config(len(tokenizer), max_length, **fields)))
     if item_columns:
         store_items(model, content, known)
     if kept_columns:

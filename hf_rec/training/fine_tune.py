@@ -12,6 +12,7 @@ from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import evaluate
 from .distill import Distillation
 from .fit import Rows, fit
+from .hooks import OURS, Hooks
 
 logger = logging.get_logger(__name__)
 
@@ -27,12 +28,13 @@ def fine_tune(
     checkpoint: str | None = None,
     distillation: Distillation | None = None,
     rows: Rows | None = None,
+    hooks: Hooks = OURS,
 ) -> Trainer:
     """As [`fit`]; if no validation of the training is better than that of the given weights, these are restored, with
     a warning. Without `args.load_best_model_at_end` the last weights stay, as in [`fit`].
     """
     options = {"collator": collator, "patience": patience, "checkpoint": checkpoint}
-    options |= {"distillation": distillation, "rows": rows}
+    options |= {"distillation": distillation, "rows": rows, "hooks": hooks}
     if not args.load_best_model_at_end:
         return fit(model, tokenizer, tokenized, args, **options)
     metric = args.metric_for_best_model.removeprefix("eval_")

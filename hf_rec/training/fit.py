@@ -9,15 +9,15 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
-from ..data.collator import RecommendationCollator
 from ..data.streams import StreamedRows
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import ranking_metrics
 from ..model.cpu import multiplies_bfloat16
 from .arguments import complete_arguments, count_targets
 from .distill import Distillation, DistillationTrainer
+from .hooks import OURS, Hooks
 from .optimization import sparse_rows
-from .trainer import RecommendationTrainer, Stopwatch, sparse_optimizer, updates_rows
+from .trainer import Stopwatch, sparse_optimizer, updates_rows
 
 Rows = Dataset | StreamedRows
 
@@ -34,6 +34,7 @@ def fit(
     distillation: Distillation | None = None,
     rows: Rows | None = None,
     callbacks: Iterable[TrainerCallback] = (),
+    hooks: Hooks = OURS,
 ) -> Trainer:
     """Train `model` on the training split, validate it on the validation split, and keep its best weights.
 
@@ -47,6 +48,7 @@ def fit(
         rows: Training rows of more users than the training split has, which then counts for the metrics alone; as
             [`TrainingShards`] gives them.
         callbacks: Of the Trainer, beside its own.
+        hooks: Classes of the collator and the Trainer.
 
     Returns:
         The Trainer, with the trained model and the log.
@@ -54,7 +56,7 @@ def fit(
     Raises:
         ValueError: for arguments that replace the loss of the model, and for weights that are not finite at the end.
     """
-    options = {"collator": collator, "patience": patience, "distillation": distillation}
+    options = {"collator": collator, "patience": patience, "distillation": distillation, "hooks": hooks}
     trainer = make_trainer(model, tokenizer, tokenized, args, rows=rows, callbacks=callbacks, **options)
     sparse = sparse_rows(model) if updates_rows(model.config, trainer.args) else nullcontext()
     with sparse, loss_products(model, trainer.args):
@@ -111,19 +113,20 @@ def make_trainer(
     distillation: Distillation | None = None,
     rows: Rows | None = None,
     callbacks: Iterable[TrainerCallback] = (),
+    hooks: Hooks = OURS,
 ) -> Trainer:
     """A Trainer that validates by ranking the whole catalogue; the arguments are as for [`fit`]."""
     train = tokenized["train"]
     targets = count_targets(model.config, train) * (1 if rows is None else rows.num_rows / len(train))
     args = complete_arguments(args, model.config, train["length"][:], round(targets))
     metrics = ranking_metrics(train, model.config)
-    kind = partial(DistillationTrainer, distillation=distillation) if distillation else RecommendationTrainer
+    kind = partial(DistillationTrainer, distillation=distillation) if distillation else hooks.trainer
     return kind(
         model=model,
         args=args,
         train_dataset=train if rows is None else rows,
         eval_dataset=tokenized["validation"],
-        data_collator=RecommendationCollator(model.config, **(collator or {})),
+        data_collator=hooks.collator(model.config, **(collator or {})),
         processing_class=tokenizer,
         preprocess_logits_for_metrics=metrics.preprocess,
         compute_metrics=metrics.compute,

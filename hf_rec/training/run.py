@@ -34,6 +34,7 @@ from .distill import Distillation, make_distillation
 from .fine_tune import fine_tune
 from .fit import Rows, fit
 from .growth import add_items, remove_items, replace_items
+from .hooks import OURS, Hooks
 from .new_items import choose_new_item_offset
 from .report import Origin, card_facts, plot_training_curve
 
@@ -62,6 +63,7 @@ def train_recommender(
     origin: Origin | None = None,
     shards: TrainingShards | None = None,
     catalogue: pa.Table | None = None,
+    hooks: Hooks = OURS,
 ) -> dict[str, dict[str, float]]:
     """Train on `splits`, evaluate on the test split beside two baselines, and save everything to `args.output_dir`.
 
@@ -95,6 +97,7 @@ def train_recommender(
         shards: Sequences of more users than `splits` have, whose training part the model is trained on; `splits` are
             then for evaluation, the baselines and the fit of features.
         catalogue: The items in place of those of `splits` or `shards`, as for [`create_model`].
+        hooks: Parts of the run in place of ours.
 
     Returns:
         Test metrics of popularity, of the last-item Markov baseline and of the model, by name.
@@ -105,6 +108,7 @@ def train_recommender(
     folder = RunFolder(args.output_dir, Bert4RecConfig.model_type, args.overwrite_output_dir)
     removed = list(removed)
     check_options(model_name_or_path, bool(removed or replace), hold_out, shards)
+    check_hooks(hooks, model_name_or_path, teachers)
     whole, new_items = splits, []
     if hold_out:
         splits, new_items = hold_out_items(splits, hold_out)
@@ -122,7 +126,7 @@ def train_recommender(
     else:
         model, tokenizer = create_model(
             *(splits, config, max_length, event_columns, request_columns, items, item_columns, item_column),
-            *(kept_columns, catalogue),
+            *(kept_columns, catalogue, hooks),
         )
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     further = model_name_or_path and not replace
@@ -148,7 +152,7 @@ def train_recommender(
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
         rows = training_rows(shards, model, tokenizer, completed) if shards else None
-        options = {"collator": collator, "patience": patience, "checkpoint": checkpoint}
+        options = {"collator": collator, "patience": patience, "checkpoint": checkpoint, "hooks": hooks}
         trainer = train(model, tokenizer, tokenized, completed, **options, distillation=distilled, rows=rows)
         if model.config.item_features:
             model.config.new_item_offset = choose_new_item_offset(model, tokenized, new_item_loss)
@@ -184,6 +188,14 @@ def check_options(
         raise ValueError("to remove or replace items is an option of a saved model (--remove_items, --replace_items)")
     if hold_out and shards:
         raise ValueError("items are held out of a whole log; leave out --hold_out_items, or give the log itself")
+
+
+def check_hooks(hooks: Hooks, model_name_or_path: str | None, teachers: Sequence[str]) -> None:
+    """Raise for hooks that a run would not use."""
+    if model_name_or_path and hooks.build_model is not OURS.build_model:
+        raise ValueError("hooks.build_model builds new models, and a saved one was given; change it after loading")
+    if teachers and hooks.trainer is not OURS.trainer:
+        raise ValueError(f"teachers need the Trainer of distillation, and hooks.trainer={hooks.trainer!r} was given")
 
 
 def training_rows(

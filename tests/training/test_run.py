@@ -10,17 +10,19 @@ import torch
 from logs import table_of
 from runs import SMALL, arguments, cycles_log, shop_splits, steps
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, pipeline
 
-from hf_rec import Bert4RecConfig, ItemTokenizer
+from hf_rec import Bert4RecConfig, ItemTokenizer, RecommendationCollator
 from hf_rec.data.demo_log import shop_log
 from hf_rec.data.encode import tokenize_splits
 from hf_rec.data.sequences import build_sequences
 from hf_rec.data.splits import leave_one_out
 from hf_rec.training.arguments import RecommendationTrainingArguments
 from hf_rec.training.create import load_model
+from hf_rec.training.hooks import OURS, Hooks
 from hf_rec.training.report import Origin
 from hf_rec.training.run import evaluate_recommender, train_recommender
+from hf_rec.training.trainer import RecommendationTrainer
 
 
 @pytest.fixture
@@ -148,6 +150,48 @@ def test_options_of_a_new_model_are_refused_for_a_saved_one(trained, tmp_path, o
     with pytest.raises(ValueError, match=message):
         train_recommender(shop_splits(), arguments(tmp_path / "x"), model_name_or_path=str(trained[0]), **options)
     assert not list((tmp_path / "x").glob("*.json"))
+
+
+@pytest.mark.usefixtures("no_plot")
+def test_a_run_is_made_of_the_parts_that_are_given(tmp_path):
+    class Doubled(torch.nn.Linear):
+        def forward(self, states):
+            return super().forward(states) + states
+
+    class LastItem(RecommendationCollator):
+        def next_items(self, input_ids, **_):
+            labels = super().next_items(input_ids)["labels"]
+            return {"labels": labels.masked_fill(torch.arange(labels.shape[1]) < labels.shape[1] - 1, -100)}
+
+    class Watched(RecommendationTrainer):
+        def compute_loss(self, model, inputs, *others, **options):
+            watched.append((type(model.model.final_norm), (inputs["labels"] != -100).sum(1).max().item()))
+            return super().compute_loss(model, inputs, *others, **options)
+
+    def build_model(config):
+        model = OURS.build_model(config)
+        model.model.final_norm = Doubled(config.hidden_size, config.hidden_size)
+        model.init_weights()
+        return model
+
+    watched = []
+    hooks = Hooks(build_model, LastItem, Watched)
+    train_recommender(shop_splits(), steps(tmp_path / "model", 2), hooks=hooks, **SMALL)
+    assert watched == [(Doubled, 1)] * len(watched) and watched
+    weight = load_file(tmp_path / "model" / "model.safetensors")["model.final_norm.weight"]
+    assert weight.shape == (16, 16) and weight.std().item() == pytest.approx(16**-0.5, rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ("hooks", "options", "message"),
+    [
+        (Hooks(build_model=print), {"model_name_or_path": "saved"}, "build_model builds new models"),
+        (Hooks(trainer=Trainer), {"teachers": ["teacher"]}, "teachers need the Trainer of distillation"),
+    ],
+)
+def test_hooks_that_a_run_would_not_use_are_refused(tmp_path, hooks, options, message):
+    with pytest.raises(ValueError, match=message):
+        train_recommender(shop_splits(), arguments(tmp_path / "x"), hooks=hooks, **options)
 
 
 def test_other_content_in_the_output_directory_is_an_error_and_stays(tmp_path):
