@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
@@ -112,6 +114,19 @@ def train(folder: Path, *arguments: object, **kwargs) -> Path:
     return folder
 
 
+def shuffle_rows(file: Path, folder: Path, seed: int) -> Path:
+    """A copy of a log with its rows in a random order, so that events of one time have no order."""
+    shuffled = folder / file.parent.name / file.name
+    if not shuffled.exists():
+        shuffled.parent.mkdir(parents=True, exist_ok=True)
+        table = pyarrow.parquet.read_table(file)
+        order = np.random.default_rng(seed).permutation(len(table))
+        unfinished = shuffled.with_suffix(".unfinished")
+        pyarrow.parquet.write_table(table.take(order), unfinished)
+        unfinished.rename(shuffled)
+    return shuffled
+
+
 def check_arguments(folder: Path, given: list[str]) -> None:
     """Raise if a finished run had other arguments."""
     shown = public_arguments(given)
@@ -208,32 +223,42 @@ def main() -> None:
     parser.add_argument("--objective", choices=["next-item", "cloze"], default="next-item", help="training objective")
     for columns in ("--event_columns", "--request_columns"):
         parser.add_argument(columns, nargs="+", default=[], help="as in `hf-rec train`")
+    parser.add_argument(
+        "--shuffle_ties",
+        action="store_true",
+        help="shuffle the rows of the log for each seed: events of one time are in a random order, not in the log's",
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="one run for each seed")
     parser.add_argument("--output_dir", type=Path, default=Path("runs"), help="folder for the models")
     parser.add_argument("--cards_dir", type=Path, default=Path("model_cards"), help="folder for results and cards")
     options, more = parser.parse_known_args()
     if options.table != parser.get_default("table") and not options.data_dir:
         parser.error("--table needs --data_dir")
+    if options.shuffle_ties and not options.data_dir:
+        parser.error("--shuffle_ties needs --data_dir")
 
     arguments = ["--objective", options.objective]
     for columns in ("event_columns", "request_columns"):
         arguments += [f"--{columns}", *getattr(options, columns)] if getattr(options, columns) else []
     read = dict.fromkeys([*options.event_columns, *options.request_columns])
-    features = ["timed" if column == "time_gap" else column for column in read]
+    variant = ["timed" if column == "time_gap" else column for column in read]
+    variant += ["ties-shuffled"] * options.shuffle_ties
     name = f"bert4rec-{options.dataset}" + "-causal" * (options.objective == "next-item")
-    name = "-".join([name, *features])
-    data = ["--dataset_name", options.dataset]
-    if options.data_dir:
-        data = ["--train_file", options.data_dir / options.dataset / options.table]
-    folders = [
-        train(options.output_dir / f"seed-{seed}" / name, *data, *arguments, "--seed", seed, *more)
-        for seed in tqdm(options.seeds, desc=name)
-    ]
+    name = "-".join([name, *variant])
+    folders = []
+    for seed in tqdm(options.seeds, desc=name):
+        runs = options.output_dir / f"seed-{seed}"
+        data = ["--dataset_name", options.dataset]
+        if options.data_dir:
+            log = options.data_dir / options.dataset / options.table
+            data = ["--train_file", shuffle_rows(log, runs / "shuffled", seed) if options.shuffle_ties else log]
+        folders.append(train(runs / name, *data, *arguments, "--seed", seed, *more))
     table = [] if options.table == parser.get_default("table") else ["--table", options.table]
-    command = ["python scripts/reproduce.py", options.dataset, *table, *arguments, "--seeds"]
+    shuffle = ["--shuffle_ties"] * options.shuffle_ties
+    command = ["python scripts/reproduce.py", options.dataset, *table, *arguments, *shuffle, "--seeds"]
     result = {
         "dataset": options.dataset,
-        "objective": ", ".join([options.objective, *features]),
+        "objective": ", ".join([options.objective, *variant]),
         "name": name,
         "seeds": options.seeds,
         "command": " ".join([*command, *map(str, options.seeds), *[public_arguments(more)] * bool(more)]),

@@ -91,6 +91,23 @@ def test_a_reproduction_has_all_seeds_and_resumes_where_it_stopped(log_file, tmp
     assert not Bert4RecConfig.from_pretrained(timed).is_decoder
     assert [feature.name for feature in Bert4RecConfig.from_pretrained(timed).features] == ["time_gap"]
     assert "reproduce.py shop --objective cloze --request_columns time_gap --seeds 1 " in page
+    script(reproduce, "shop", "--seeds", 0, "--shuffle_ties", *folders, *small)
+    shuffled = json.loads((tmp_path / "runs/seed-0/bert4rec-shop-causal-ties-shuffled/all_results.json").read_text())
+    page = (cards / "results.md").read_text()
+    assert f"**bert4rec-shop-causal-ties-shuffled**, seeds [0] | {shuffled['test_ndcg@10']:.4f} |" in page
+    assert "reproduce.py shop --objective next-item --shuffle_ties --seeds 0 " in page
+
+
+def test_rows_in_a_random_order_are_the_rows_of_the_log(log_file, tmp_path):
+    log = pyarrow.parquet.read_table(log_file)
+    shuffled = [
+        pyarrow.parquet.read_table(reproduce.shuffle_rows(log_file, tmp_path / str(number), seed))
+        for number, seed in enumerate((0, 0, 1))
+    ]
+    assert shuffled[0] == shuffled[1] != shuffled[2] and shuffled[0] != log
+    columns = [(name, "ascending") for name in log.column_names]
+    assert all(table.sort_by(columns) == log.sort_by(columns) for table in shuffled)
+    assert (tmp_path / "0" / "shop" / "interactions.parquet").exists()
 
 
 def test_a_page_of_results_has_the_times_of_milestones(tmp_path):
