@@ -52,7 +52,7 @@ def ready():
     return {}
 
 
-uvicorn.run(app, port=int(sys.argv[2]), log_level="warning")
+uvicorn.run(app, port=int(sys.argv[2]), log_level="warning", timeout_keep_alive=75)
 """
 # Each thread of wrk runs this file: `bodies` are sent in turn, to the paths of the same numbers.
 LOAD = """

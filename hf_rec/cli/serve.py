@@ -14,6 +14,7 @@ from ..serving.models import ModelSource
 from ..serving.settings import ServiceSettings
 
 TOKEN = "HF_REC_TOKEN"
+KEEP_ALIVE = 75  # seconds; load balancers close an idle connection after 60, and must not find it closed before
 
 
 @dataclass
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=round(settings.timeout) + 1,
     )
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from http.client import HTTPConnection
 
 import httpx2
 import pytest
@@ -228,3 +229,16 @@ def test_a_session_of_100_000_posted_events_is_as_fast_as_a_short_one(shop, plac
             assert server.post_events("long", *ITEMS * 250).status_code == 200
         assert milliseconds() < 5 * short
         assert len(server.client.get("/sessions/long").json()["events"]) == 500
+
+
+def test_a_connection_that_was_idle_for_longer_than_uvicorn_keeps_it_is_still_open(shop, tmp_path):
+    with running(shop, "--sessions", tmp_path / "sessions.sqlite") as server:
+        connection = HTTPConnection("127.0.0.1", server.port)
+        connection.connect()
+        local = connection.sock.getsockname()
+        for pause in (0, 7):
+            time.sleep(pause)
+            connection.request("GET", "/health")
+            assert connection.getresponse().read()
+        assert connection.sock.getsockname() == local
+        connection.close()
