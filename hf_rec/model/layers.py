@@ -267,11 +267,11 @@ def extra_layer(cache: Cache, layer_index: int) -> DynamicLayer:
 
 
 class Bert4RecMovingAverage(nn.Module):
-    """Mixes attention with the mean of the states that a position reads.
+    """Mixes attention with the mean of the states that a position reads, which keeps what is slow in a history.
 
-    mean + rescale^2 * (state - mean), with a learned `rescale` for each number of a state: what is slow in a history
-    passes, what is fast is damped. For a decoder, a causal counterpart of the frequency filter of BSARec
-    ([Shin et al., 2024](https://arxiv.org/abs/2312.10325)).
+    A counterpart of the low-pass filter of BSARec ([Shin et al., 2024](https://arxiv.org/abs/2312.10325)) that can be
+    causal. BSARec also learns how much of what is fast passes; under the weight decay of the recipe that goes to zero,
+    and without decay it does not help.
     """
 
     def __init__(self, config: Bert4RecConfig, layer_index: int):
@@ -279,7 +279,6 @@ class Bert4RecMovingAverage(nn.Module):
         self.weight = config.moving_average
         self.is_causal = config.is_decoder
         self.layer_index = config.num_hidden_layers + layer_index  # in the cache
-        self.rescale = nn.Parameter(torch.ones(config.hidden_size))
 
     def forward(self, attended, states, readable: Readable, positions=None, cache=None):
         """(batch, queries, hidden) of the attention of (batch, length, hidden) states.
@@ -288,11 +287,9 @@ class Bert4RecMovingAverage(nn.Module):
             positions: (batch, queries) places of the queries; all if None.
         """
         means = self.means(states, readable, cache)
-        if positions is not None:
-            states = take_positions(states, positions)
-            means = take_positions(means, positions) if means.shape[1] > 1 else means
-        smoothed = means + self.rescale**2 * (states - means)
-        return attended + self.weight * (smoothed - attended)
+        if positions is not None and means.shape[1] > 1:
+            means = take_positions(means, positions)
+        return attended + self.weight * (means - attended)
 
     def means(self, states, readable: Readable, cache):
         """(batch, length, hidden) means of what each position reads, or (batch, 1, hidden) if all read the same."""

@@ -39,7 +39,6 @@ from .layers import (
     Bert4RecAttention,
     Bert4RecEmbeddings,
     Bert4RecLayer,
-    Bert4RecMovingAverage,
     Bert4RecRepeatBias,
     Int8Linear,
     consecutive_rotary,
@@ -68,7 +67,6 @@ MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.setdefault(Bert4RecConfig.model_type, "Bert4Re
 
 # What the parts begin with that are no matrices.
 INITIAL = {
-    Bert4RecMovingAverage: {"rescale": 1.0},
     Bert4RecRepeatBias: {"bias": 0.0},
     Int8Linear: {"weight": 0, "bias": 0.0, "scale": 1.0},
     Whitening: {"mean": 0.0, "matrix": 0.0},
