@@ -59,6 +59,7 @@ def product_quantize(
     faiss = import_faiss()
     quantizer = faiss.ProductQuantizer(vectors.shape[1], codes, bits)
     quantizer.cp.min_points_per_centroid = 1  # the table is all there is: no warning that it is small
+    quantizer.cp.nredo = 5  # one start of k-means may end far from the best centroids
     quantizer.train(vectors)
     shape = codes, 2**bits, vectors.shape[1] // codes
     codebooks = faiss.vector_to_array(quantizer.centroids).reshape(shape)

@@ -29,6 +29,7 @@ def softmax_loss(
     history_ids: torch.Tensor | None = None,
     history_bias: torch.Tensor | None = None,
     product_dtype: torch.dtype | None = None,
+    compare: Callable | None = None,
 ) -> torch.Tensor:
     """Cross entropy over the whole catalogue: -log softmax(states @ item_table.T + item_bias)[target].
 
@@ -45,6 +46,8 @@ def softmax_loss(
         history_bias: (targets, n) that bias; an item that occurs several times gets the sum.
         product_dtype: Of the scores and of the factors of their products and gradients, which are summed in float32;
             that of the result if None.
+        compare: In place of the cross entropy: a function of (rows, vocab_size) scores, the (rows,) targets and the
+            slice of these rows, that returns their (rows,) losses and, in place of the scores, the gradients.
 
     Example:
         >>> states, item_table = torch.tensor([[2.0], [0.0]]), torch.tensor([[1.0], [0.0]])
@@ -54,12 +57,14 @@ def softmax_loss(
     if history_ids is None:
         history_ids, history_bias = target_ids.new_empty(len(target_ids), 0), states.new_empty(len(target_ids), 0)
     if selects_labels(target_ids.device) and (target_ids < 0).any():
+        if compare is not None:
+            raise ValueError("compare takes targets that are all known, got some of -100")
         known = target_ids >= 0
         states, target_ids, history_ids, history_bias = (
             tensor[known] for tensor in (states, target_ids, history_ids, history_bias)
         )
     return ChunkedSoftmaxLoss.apply(
-        states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype
+        states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype, compare
     )
 
 
@@ -168,14 +173,22 @@ def cross_entropy_(scores: torch.Tensor, target_ids: torch.Tensor) -> tuple[torc
         return kernel(scores, target_ids)
     targets = target_ids.clamp(min=0).unsqueeze(1)
     dtype = torch.promote_types(scores.dtype, torch.float32)
-    best, own = scores.amax(1).to(dtype), scores.gather(1, targets).squeeze(1).to(dtype)
-    probabilities = torch.softmax(scores, dim=1, out=scores)
-    losses = best - own - probabilities.amax(1).to(dtype).log()
+    own = scores.gather(1, targets).squeeze(1).to(dtype)
+    probabilities, totals = softmax_(scores)
+    losses = totals - own
     errors = probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
     if selects_labels(scores.device):
         return losses, errors
     known = (target_ids >= 0).to(scores.dtype)
     return losses * known, errors.mul_(known.unsqueeze(1))
+
+
+def softmax_(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The softmax of (rows, items) scores, in their place, and the (rows,) logarithms of the sums of exponentials."""
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    best = scores.amax(1).to(dtype)
+    probabilities = torch.softmax(scores, dim=1, out=scores)
+    return probabilities, best - probabilities.amax(1).to(dtype).log()
 
 
 @lru_cache
@@ -200,7 +213,7 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
     """[`softmax_loss`], whose gradients are computed in the forward pass, while the scores of a chunk are there."""
 
     @staticmethod
-    def forward(ctx, states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype):
+    def forward(ctx, states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype, compare):
         dtype = torch.promote_types(item_table.dtype, torch.float32)
         low = product_dtype or dtype
         inputs = states, item_table, item_bias, history_bias
@@ -216,7 +229,7 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
                 chunk, targets, history = states[part].to(low), target_ids[part], history_ids[part]
                 scores = torch.addmm(bias, chunk, table.t())  # (rows, vocab_size)
                 scores.scatter_add_(1, history, history_bias[part].to(low))
-                losses, errors = cross_entropy_(scores, targets)
+                losses, errors = compare(scores, targets, part) if compare else cross_entropy_(scores, targets)
                 loss += losses.sum()
                 if gradients:
                     add_product_(gradients[0][part], errors, table)
@@ -233,7 +246,7 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("softmax_loss keeps its gradients for one backward pass; compute the loss again")
-        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None, None)
+        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None, None, None)
 
 
 def add_product_(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

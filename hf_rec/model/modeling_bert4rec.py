@@ -440,13 +440,15 @@ class Bert4RecScores(nn.Module):
             scores = scores.scatter_add(-1, ids, biases.to(scores.dtype))
         return scores
 
-    def loss(self, states, items: ItemTable, target_ids, repeats: tuple = (), num_items_in_batch=None):
+    def loss(self, states, items: ItemTable, target_ids, repeats: tuple = (), num_items_in_batch=None, compare=None):
         """`config.loss_type` of (targets, hidden_size) states and their targets, -100 where there is none: a mean, or
-        the sum over `num_items_in_batch`."""
+        the sum over `num_items_in_batch`. For `compare` see [`softmax_loss`]."""
         config = self.config
         if config.loss_type == "softmax":
             loss = softmax_loss(
-                states, items.all_items(), self.bias, target_ids, *repeats, product_dtype=self.product_dtype
+                *(states, items.all_items(), self.bias, target_ids, *repeats),
+                product_dtype=self.product_dtype,
+                compare=compare,
             )
         else:
             negative_ids = sample_items(

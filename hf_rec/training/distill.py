@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.linalg import vecdot
 from transformers import PreTrainedModel
 
 from ..data.tokenization_items import ItemTokenizer
 from ..model.configuration_bert4rec import Bert4RecConfig
-from ..model.losses import chunk_targets, sample_items
+from ..model.losses import sample_items, softmax_, softmax_loss
 from ..model.modeling_bert4rec import scored_positions
 from .create import load_model
 from .trainer import RecommendationTrainer
@@ -34,18 +34,57 @@ class Scored(NamedTuple):
     bias: torch.Tensor
     repeats: tuple = ()
 
+    def to(self, dtype: torch.dtype) -> "Scored":
+        """The same in another type."""
+        repeats = (self.repeats[0], self.repeats[1].to(dtype)) if self.repeats else ()
+        return Scored(*(part.to(dtype) for part in self[:3]), repeats)
+
     def chunk(self, part: slice) -> torch.Tensor:
-        """(targets of the part, items) scores, in float32."""
-        scores = torch.addmm(self.bias.float(), self.states[part].float(), self.vectors.float().t())
+        """(targets of the part, items) scores."""
+        scores = torch.addmm(self.bias, self.states[part], self.vectors.t())
         if self.repeats:
             ids, biases = self.repeats
-            scores = scores.scatter_add(1, ids[part], biases[part].float())
+            scores.scatter_add_(1, ids[part], biases[part])
         return scores
+
+
+class Lesson(NamedTuple):
+    """What a student's scores of a batch are compared with: a `compare` of [`softmax_loss`].
+
+    The loss of a target is (1 - weight) times its cross entropy, plus weight * temperature^2 times the
+    Kullback-Leibler divergence of the student's softmax(scores / temperature) from the teachers'
+    ([Hinton et al., 2015](https://arxiv.org/abs/1503.02531)).
+
+    Attributes:
+        taught: The teachers' scores, in the type of the student's products.
+    """
+
+    taught: Scored
+    weight: float = 1.0
+    temperature: float = 1.0
+
+    def __call__(self, scores: torch.Tensor, targets: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        own = scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+        warm = self.temperature != 1
+        learned, taught = scores, self.taught.chunk(part)
+        if warm:
+            learned, taught = scores / self.temperature, taught.div_(self.temperature)
+        wanted, taught_totals = softmax_(taught.clone())
+        divergences = vecdot(wanted, taught) - vecdot(wanted, learned)
+        errors, totals = softmax_(learned)
+        divergences = divergences + totals - taught_totals
+        factor = self.weight * self.temperature
+        if warm:
+            probabilities, totals = softmax_(scores)
+            errors.mul_(factor).add_(probabilities, alpha=1 - self.weight)
+        errors.sub_(wanted, alpha=factor)
+        errors.scatter_add_(1, targets.unsqueeze(1), errors.new_full((len(targets), 1), self.weight - 1))
+        return (1 - self.weight) * (totals - own) + self.weight * self.temperature**2 * divergences, errors
 
 
 @dataclass
 class Distillation:
-    """What a student learns from teachers ([Hinton et al., 2015](https://arxiv.org/abs/1503.02531)).
+    """What a student learns from teachers.
 
     Args:
         teachers: Trained recommenders; of several, the scores are averaged.
@@ -184,18 +223,23 @@ class DistillationTrainer(RecommendationTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if not model.training:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        given = self.distillation
+        given, scores, items = self.distillation, model.scores, model.scoring_items
         states, targets, repeats = labelled_states(model, **inputs)
-        own = model.scores.loss(states, model.scoring_items, targets, repeats, num_items_in_batch)
         ids = compared_items(model.config, targets)
-        vectors = model.scoring_items.all_items() if ids is None else model.scoring_items(ids)
-        learned = Scored(states, vectors, model.scores.bias if ids is None else model.scores.bias[ids], repeats)
         taught = given.teach(inputs, ids)
-        loss = given.weight * divergence(learned, taught, given.temperature)
+        dtype = scores.product_dtype or torch.promote_types(states.dtype, torch.float32)
+        lesson = Lesson(taught.to(dtype), given.weight if ids is None else 1.0, given.temperature)
+        count = torch.as_tensor(len(targets) if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        if ids is None:
+            loss = scores.loss(states, items, targets, repeats, count, compare=lesson)
+        else:
+            own = scores.loss(states, items, targets, repeats, count)
+            any_targets = torch.zeros_like(targets)  # that weigh nothing
+            divergence = softmax_loss(states, items(ids), scores.bias[ids], any_targets, compare=lesson) / count
+            loss = own.lerp(divergence, given.weight)
         if given.states_weight:
-            loss = loss + given.states_weight * similarity_loss(states, taught.states)
-        count = torch.as_tensor(len(targets) if num_items_in_batch is None else num_items_in_batch)
-        return (1 - given.weight) * own + loss / count.clamp(min=1)
+            loss = loss + given.states_weight * similarity_loss(states, taught.states) / count
+        return loss
 
 
 def compared_items(config: Bert4RecConfig, targets: torch.Tensor) -> torch.Tensor | None:
@@ -204,28 +248,6 @@ def compared_items(config: Bert4RecConfig, targets: torch.Tensor) -> torch.Tenso
         return None
     negatives = sample_items(config.num_negatives, config.vocab_size, config.special_token_ids, targets.device)
     return torch.cat([targets, negatives]).unique()
-
-
-def divergence(learned: Scored, taught: Scored, temperature: float = 1.0) -> torch.Tensor:
-    """The Kullback-Leibler divergence of the student's probabilities from the teachers', summed over the targets.
-
-    Probabilities are softmax(scores / temperature); the sum is multiplied by the square of the temperature, so that
-    gradients stay as large. The scores of a chunk of targets are dropped, and computed once more for the gradients.
-
-    Args:
-        temperature: Above 0.
-    """
-
-    def of_chunk(part: slice) -> torch.Tensor:
-        with torch.autocast(learned.states.device.type, enabled=False):
-            found, wanted = ((scored.chunk(part) / temperature).log_softmax(1) for scored in (learned, taught))
-            return nn.functional.kl_div(found, wanted, reduction="sum", log_target=True)
-
-    rows = chunk_targets(len(learned.vectors), learned.states.device)
-    parts = [slice(start, start + rows) for start in range(0, len(learned.states), rows)]
-    return temperature**2 * sum(
-        (checkpoint(of_chunk, part, use_reentrant=False) for part in parts), start=learned.states.new_zeros(())
-    )
 
 
 def similarity_loss(states: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
@@ -247,7 +269,6 @@ def similarity_loss(states: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
 __all__ = [
     "Distillation",
     "DistillationTrainer",
-    "divergence",
     "load_teachers",
     "make_distillation",
     "similarity_loss",

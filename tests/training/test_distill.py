@@ -13,8 +13,8 @@ from hf_rec.model import losses
 from hf_rec.training import create_model, distill, fit
 from hf_rec.training.distill import (
     Distillation,
+    Lesson,
     Scored,
-    divergence,
     labelled_states,
     load_teachers,
     similarity_loss,
@@ -24,6 +24,12 @@ from hf_rec.training.distill import (
 def scored(model, batch) -> Scored:
     states, _, repeats = labelled_states(model, **batch)
     return Scored(states, model.scoring_items.all_items(), model.scores.bias, repeats)
+
+
+def divergence(learned: Scored, taught: Scored, temperature: float = 1.0) -> torch.Tensor:
+    targets = torch.zeros(len(learned.states), dtype=torch.long)
+    compare = Lesson(taught.to(learned.states.dtype), temperature=temperature)
+    return losses.softmax_loss(*learned[:3], targets, *learned.repeats, compare=compare)
 
 
 def a_batch(rows: int = 5, is_decoder: bool = True) -> dict[str, torch.Tensor]:
@@ -69,6 +75,12 @@ def test_a_teacher_like_the_student_teaches_nothing(repeating_recommender):
     learned = scored(repeating_recommender, batch)
     assert divergence(learned, taught, 2.0).item() == pytest.approx(0, abs=1e-4)
     assert similarity_loss(learned.states, taught.states).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_targets_that_are_compared_are_all_known(decoder):
+    taught, targets = scored(decoder, a_batch()), torch.tensor([3, -100])
+    with pytest.raises(ValueError, match="compare takes targets that are all known"):
+        losses.softmax_loss(taught.states[:2], *taught[1:3], targets, compare=Lesson(taught))
 
 
 @torch.no_grad()
