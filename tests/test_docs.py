@@ -224,6 +224,7 @@ def test_the_page_of_recipes_has_the_values_of_the_recipes():
             f"up to {SHORT}" if name.endswith("short") else f"more than {SHORT}",
             *map(str, recipe[:5]),
             "yes" if recipe.use_repeat_bias else "with `--include_seen`",
+            str(recipe.moving_average or "no"),
         ]
 
 

@@ -17,11 +17,12 @@ class Recipe(NamedTuple):
     weight_decay: float
     interactions_per_step: int
     use_repeat_bias: bool = False
+    moving_average: float = 0.0
 
 
 # Tuned on validation, except masked-short, which is extrapolated from the others.
 RECIPES = {
-    "causal-short": Recipe(128, 0.3, 2e-3, 2.0, 50),
+    "causal-short": Recipe(128, 0.3, 2e-3, 2.0, 50, moving_average=0.7),
     "causal-long": Recipe(64, 0.2, 2e-3, 1.0, 100, use_repeat_bias=True),
     "masked-short": Recipe(128, 0.3, 2e-3, 0.2, 25),
     "masked-long": Recipe(128, 0.1, 1e-3, 0.2, 80, use_repeat_bias=True),
@@ -74,6 +75,7 @@ def recipe_config(vocab_size: int, max_length: int, **given: Any) -> dict[str, A
         "max_position_embeddings": max_length,
         "hidden_size": recipe.hidden_size,
         "hidden_dropout_prob": recipe.hidden_dropout_prob,
+        "moving_average": recipe.moving_average,
         "loss_type": loss_type,
         "use_repeat_bias": loss_type == "softmax" and repeats,
     }

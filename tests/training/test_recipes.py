@@ -28,6 +28,7 @@ def test_a_model_follows_the_recipe_of_its_objective_and_length(is_decoder, max_
     assert model.config.hidden_size == recipe.hidden_size
     assert model.config.hidden_dropout_prob == recipe.hidden_dropout_prob
     assert model.config.use_repeat_bias == recipe.use_repeat_bias
+    assert model.config.moving_average == recipe.moving_average
     assert model.config.max_position_embeddings == max_length
 
 
@@ -66,8 +67,8 @@ def test_a_large_catalogue_has_sampled_negatives_and_no_repeat_bias():
 
 
 def test_given_fields_stay():
-    given = {"hidden_size": 8, "hidden_dropout_prob": 0.0, "num_attention_heads": 1}
-    config = recipe_config(1_000, 50, **given)
+    given = {"hidden_size": 8, "hidden_dropout_prob": 0.0, "num_attention_heads": 1, "moving_average": 0.0}
+    config = recipe_config(1_000, 50, is_decoder=True, **given)
     assert {name: config[name] for name in given} == given
 
 
