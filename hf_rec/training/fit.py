@@ -20,6 +20,7 @@ from .optimization import sparse_rows
 from .trainer import Stopwatch, sparse_optimizer, updates_rows
 
 Rows = Dataset | StreamedRows
+LARGE_PRODUCTS = 1_000  # tokens from which on the products of the softmax are faster in bfloat16
 
 
 def fit(
@@ -74,7 +75,8 @@ def loss_products(model: PreTrainedModel, args: TrainingArguments) -> Iterator[N
     """
     chosen = getattr(args, "loss_dtype", "float32")
     if chosen == "auto":
-        low = model.dtype == torch.float32 and model.device.type == "cpu" and multiplies_bfloat16()
+        large = model.config.vocab_size >= LARGE_PRODUCTS
+        low = large and model.dtype == torch.float32 and model.device.type == "cpu" and multiplies_bfloat16()
     else:
         low = chosen == "bfloat16"
     if low and model.dtype != torch.float32:

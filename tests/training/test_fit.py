@@ -132,16 +132,20 @@ class ProductTypes(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("loss_dtype", "fast", "expected"),
+    ("loss_dtype", "fast", "large", "expected"),
     [
-        ("float32", True, torch.float32),
-        ("bfloat16", False, torch.bfloat16),
-        ("auto", True, torch.bfloat16),
-        ("auto", False, torch.float32),
+        ("float32", True, True, torch.float32),
+        ("bfloat16", False, False, torch.bfloat16),
+        ("auto", True, True, torch.bfloat16),
+        ("auto", True, False, torch.float32),
+        ("auto", False, True, torch.float32),
     ],
 )
-def test_the_softmax_multiplies_in_the_type_that_is_asked_for(tmp_path, monkeypatch, loss_dtype, fast, expected):
+def test_the_softmax_multiplies_in_the_type_that_is_asked_for(
+    tmp_path, monkeypatch, loss_dtype, fast, large, expected
+):
     monkeypatch.setattr(fit_module, "multiplies_bfloat16", lambda: fast)
+    monkeypatch.setattr(fit_module, "LARGE_PRODUCTS", 1 if large else 1_000)
     model, tokenizer, tokenized = new_recommender(is_decoder=True)
     with ProductTypes(len(tokenizer)) as products:
         fit(model, tokenizer, tokenized, steps(tmp_path, 2, loss_dtype=loss_dtype, eval_strategy="no"))
