@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 
+import numpy as np
 import torch
 from reproduce import check_arguments, read_run
 from torch import nn
@@ -125,6 +126,22 @@ class PrincipalComponents(item_table.Whitening):
         self.matrix /= self(vectors).std()  # of the same size as whitened vectors
 
 
+class DecayingAverage(layers.Bert4RecMovingAverage):
+    """Averages in which a state weighs less the older it is: over about 2 to 256 items, an eighth of the numbers each,
+    as in Mega ([Ma et al., 2023](https://arxiv.org/abs/2209.10655)) with fixed decays."""
+
+    def means(self, states, readable, cache):  # noqa: ARG002
+        places = torch.arange(states.shape[1])
+        distances = (places.unsqueeze(1) - places).abs() / 2.0 ** torch.arange(1, 9).view(-1, 1, 1)
+        weights = (-distances).exp()
+        weights = weights.tril() if self.is_causal else weights
+        if readable.mask is not None:
+            weights = weights * readable.mask.view(-1, 1, 1, len(places))
+        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+        parts = states.unflatten(-1, (8, -1)).transpose(1, 2)  # (batch, 8, length, size / 8)
+        return (weights @ parts).transpose(1, 2).flatten(2)
+
+
 class RecentTargets(RecommendationCollator):
     """Predicts recent items more often, after [Petrov and Macdonald, 2022](https://arxiv.org/abs/2207.02643)."""
 
@@ -133,6 +150,20 @@ class RecentTargets(RecommendationCollator):
         later_targets = labels.flip(1).ne(-100).cumsum(1).flip(1) - 1
         skipped = torch.rand(labels.shape) >= RECENCY**later_targets
         return {"labels": labels.masked_fill(skipped, -100)}
+
+
+class ThinnedRows(RecommendationCollator):
+    """Leaves a fifth of the items out of half of the training histories."""
+
+    def __call__(self, rows):
+        return super().__call__(rows if "labels" in rows[0] else [self.thin(row) for row in rows])
+
+    def thin(self, row):
+        kept = torch.rand(len(row["input_ids"])) >= 0.2 * (torch.rand(()) < 0.5)
+        if kept.sum() < 2:
+            return row
+        columns = {"input_ids", "event_features", "basket_ids"} & row.keys()
+        return row | {name: np.asarray(row[name])[kept.numpy()].tolist() for name in columns}
 
 
 class CutRows(RecommendationCollator):
@@ -264,6 +295,11 @@ def use_projection(model):
     model.model.final_norm = nn.Sequential(model.model.final_norm, nn.Linear(size, size, bias=False))
 
 
+def use_decaying_averages(model):
+    for index, layer in enumerate(model.model.layers):
+        layer.average = DecayingAverage(model.config, index)
+
+
 def use_principal_components(model):
     for table in model.tables:
         if table.content is not None:
@@ -271,21 +307,25 @@ def use_principal_components(model):
             table.content.whitenings = nn.ModuleList(PrincipalComponents(*shape) for shape in sizes)
 
 
+AVERAGE = ["--moving_average", "0.7"]
+# The options that each part needs, and the part.
 PARTS = {
-    "SwiGLU": change_parts(use_swiglu),
-    "gated layers (LiGR)": change_parts(use_gates),
-    "norms after the sums": change_parts(use_post_norms),
-    "embeddings of positions": change_parts(use_positions),
-    "no norm of the embeddings": change_parts(leave_out_norm),
-    "no dropout of the embeddings": change_parts(leave_out_dropout),
-    "cosine scores": change_parts(use_cosine),
-    "no output bias": change_parts(leave_out_bias),
-    "a linear layer before the scores": change_parts(use_projection),
-    "no items of the history in the softmax": Hooks(build_unseen_targets),
-    "vectors of items not whitened": change_parts(use_principal_components),
-    "recent items asked for more often": Hooks(collator=RecentTargets),
-    "steps of similar lengths": Hooks(trainer=SimilarLengths),
-    "masked items, half of the rows cut after any": Hooks(collator=CutRows),
+    "SwiGLU": ([], change_parts(use_swiglu)),
+    "gated layers (LiGR)": ([], change_parts(use_gates)),
+    "norms after the sums": ([], change_parts(use_post_norms)),
+    "embeddings of positions": ([], change_parts(use_positions)),
+    "averages that decay": (AVERAGE, change_parts(use_decaying_averages)),
+    "no norm of the embeddings": ([], change_parts(leave_out_norm)),
+    "no dropout of the embeddings": ([], change_parts(leave_out_dropout)),
+    "cosine scores": ([], change_parts(use_cosine)),
+    "no output bias": ([], change_parts(leave_out_bias)),
+    "a linear layer before the scores": ([], change_parts(use_projection)),
+    "no items of the history in the softmax": ([], Hooks(build_unseen_targets)),
+    "vectors of items not whitened": ([], change_parts(use_principal_components)),
+    "recent items asked for more often": ([], Hooks(collator=RecentTargets)),
+    "items left out of histories": ([], Hooks(collator=ThinnedRows)),
+    "steps of similar lengths": ([], Hooks(trainer=SimilarLengths)),
+    "masked items, half of the rows cut after any": (CLOZE, Hooks(collator=CutRows)),
 }
 
 
@@ -299,8 +339,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", help="names of the variants; default: all")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/ablations"), help="folder for the models")
     options, more = parser.parse_known_args()
-    variants = {name: (changes, Hooks()) for name, changes in OPTIONS.items()}
-    variants |= {name: (CLOZE if "masked" in name else [], hooks) for name, hooks in PARTS.items()}
+    variants = {name: (changes, Hooks()) for name, changes in OPTIONS.items()} | PARTS
     if unknown := sorted({*(options.variants or [])} - {*variants}):
         parser.error(f"no variant {unknown}; there are {list(variants)}")
 
