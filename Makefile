@@ -19,7 +19,7 @@ test: $(VENV)/installed-dev  ## the test suite, in two processes
 	$(PYTEST) -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(VENV)/installed-dev  ## the tests that take minutes: the wheel, two processes, real data
-	$(PYTEST) -m slow -n 2 --dist loadfile
+	$(PYTEST) -m slow
 
 test-federated: $(FEDERATED)/installed  ## the tests that need Flower, in an environment of its own
 	OMP_NUM_THREADS=1 $(FEDERATED)/bin/python -m pytest tests/federated hf_rec/federated
