@@ -34,6 +34,23 @@ def last_log(state) -> dict:
     return state.log_history[-1]
 
 
+def end_together() -> None:
+    """Wait for the other processes of a training, after which this one can end at any moment.
+
+    The destructor of a gloo group holds the lock of Python while it waits for the thread of the group, which may need
+    that lock to let go of the last exchange: the process then never ends. The group therefore stays until the process
+    is gone.
+    """
+    import ctypes
+
+    from accelerate import PartialState
+    from torch import distributed
+
+    PartialState().wait_for_everyone()
+    if distributed.is_available() and distributed.is_initialized():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(distributed.group.WORLD))
+
+
 def exporters():
     """`transformers.exporters`, which Transformers declares experimental."""
     from transformers import exporters
@@ -50,4 +67,4 @@ def openvino_exporters():
     return exporters()
 
 
-__all__ = ["arrow_column", "exporters", "last_log", "length_grouping", "openvino_exporters"]
+__all__ = ["arrow_column", "end_together", "exporters", "last_log", "length_grouping", "openvino_exporters"]

@@ -14,6 +14,7 @@ from transformers import HfArgumentParser, PreTrainedModel, Trainer, TrainingArg
 from transformers.distributed import DistributedConfig
 
 from hf_rec import RecommendationCollator
+from hf_rec.compat import end_together
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.evaluation import ranking_metrics
 from hf_rec.training import create_model
@@ -63,7 +64,7 @@ def main() -> None:
     trainer.save_state()
     if trainer.is_world_process_zero():
         print(json.dumps(results))
-    trainer.accelerator.wait_for_everyone()  # gloo may wait for itself forever if it ends right after an exchange
+    end_together()
     trainer.end()
 
 

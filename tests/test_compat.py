@@ -1,5 +1,6 @@
 """The unstable parts of other libraries that the package leans on."""
 
+import os
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def trainer(tmp_path) -> Trainer:
 
 
 def test_everything_in_the_module_has_a_test():
-    assert sorted(compat.__all__) == ["arrow_column", "exporters", "last_log", "length_grouping", "openvino_exporters"]
+    assert sorted(compat.__all__) == ["arrow_column", "end_together", "exporters", "last_log", "length_grouping", "openvino_exporters"]
 
 
 @pytest.mark.parametrize(
@@ -105,3 +106,29 @@ def test_the_converter_of_openvino_does_without_its_reports():
     code += "from openvino.tools.ovc import utils; print(utils.tm.__name__)"
     printed = subprocess.check_output([sys.executable, "-c", code], text=True)
     assert printed.strip() == "openvino.tools.ovc.telemetry_stub"
+
+
+ENDS = """
+import os, sys, tempfile
+import torch
+from hf_rec.compat import end_together
+
+for number in range(30):
+    store = os.path.join(tempfile.mkdtemp(), "store")
+    child = os.fork()
+    if not child:
+        torch.distributed.init_process_group("gloo", f"file://{store}", rank=0, world_size=1)
+        learner = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(2, 2))
+        learner(torch.ones(1, 2)).sum().backward()
+        torch.distributed.barrier()
+        end_together()
+        torch.distributed.destroy_process_group()
+        del learner
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+def test_processes_that_end_together_end():
+    """Without it one in eight waited for itself."""
+    subprocess.run([sys.executable, "-c", ENDS], check=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"})

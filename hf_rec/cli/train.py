@@ -7,10 +7,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
 from datasets import DatasetDict
 from transformers import HfArgumentParser
 
+from ..compat import end_together
 from ..data.encode import split_name
 from ..data.items import split_kept
 from ..data.streams import TrainingShards
@@ -290,7 +290,7 @@ def main(arguments: list[str] | None = None, hooks: Hooks = OURS) -> None:
             hooks=hooks,
             **shared,
         )
-    PartialState().wait_for_everyone()  # gloo may wait for itself forever if it ends right after an exchange
+    end_together()
     if results:
         print(f"\n{title}:\n\n{tables(results)}\n\nModel, card and results: {args.output_dir}")
 

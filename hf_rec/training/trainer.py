@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from ..compat import last_log, length_grouping
+from ..compat import end_together, last_log, length_grouping
 from ..data.collator import COLLATED
 from ..data.columns import as_array
 from ..data.streams import StreamedRows
@@ -117,9 +117,8 @@ class RecommendationTrainer(Trainer):
         return Path(checkpoint) / f"draws_{self.args.process_index}.safetensors"
 
     def end(self):
-        """As Transformers does it, when all processes are there: gloo may wait for itself forever if it ends right
-        after an exchange."""
-        self.accelerator.wait_for_everyone()
+        """As Transformers does it, when all processes are there."""
+        end_together()
         super().end()
 
     def hyperparameter_search(
