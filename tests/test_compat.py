@@ -33,7 +33,14 @@ def trainer(tmp_path) -> Trainer:
 
 
 def test_everything_in_the_module_has_a_test():
-    assert sorted(compat.__all__) == ["arrow_column", "end_together", "exporters", "last_log", "length_grouping", "openvino_exporters"]
+    assert sorted(compat.__all__) == [
+        "arrow_column",
+        "end_together",
+        "exporters",
+        "last_log",
+        "length_grouping",
+        "openvino_exporters",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import copy
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from hf_rec.federated.local import (
     set_weights,
     train_locally,
 )
+from hf_rec.training import Hooks, fit
 
 HISTORIES = [[3, 4, 5, 6], [7, 8, 9], [10, 11, 12, 13, 14], [4, 9, 15]]
 TOKENIZER = ItemTokenizer.from_items([f"item-{number}" for number in range(20)], max_length=8)
@@ -35,7 +35,7 @@ def tokenized_of(histories) -> DatasetDict:
 @pytest.fixture
 def model(monkeypatch):
     plain = partial(RecommendationCollator, start_probability=0.0)
-    monkeypatch.setattr(import_module("hf_rec.training.fit"), "RecommendationCollator", plain)
+    monkeypatch.setattr("hf_rec.federated.local.fit", partial(fit, hooks=Hooks(collator=plain)))
     return without_dropout(small_model(len(TOKENIZER), is_decoder=True)).double()
 
 

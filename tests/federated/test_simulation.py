@@ -3,7 +3,6 @@
 import copy
 from collections import Counter
 from functools import partial
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from hf_rec.federated import simulation
 from hf_rec.federated.local import get_weights
 from hf_rec.federated.settings import FederatedSettings
 from hf_rec.federated.simulation import LocalGrid, simulate, split_by_client
-from hf_rec.training import create_model
+from hf_rec.training import Hooks, create_model, fit
 
 ONE_STEP = {"rounds": 1, "local_learning_rate": 0.1, "strategy": "fedavg"}
 
@@ -30,7 +29,7 @@ ONE_STEP = {"rounds": 1, "local_learning_rate": 0.1, "strategy": "fedavg"}
 @pytest.fixture
 def model(monkeypatch):
     plain = partial(RecommendationCollator, start_probability=0.0)
-    monkeypatch.setattr(import_module("hf_rec.training.fit"), "RecommendationCollator", plain)
+    monkeypatch.setattr("hf_rec.federated.local.fit", partial(fit, hooks=Hooks(collator=plain)))
     return without_dropout(small_model(len(TOKENIZER), is_decoder=True)).double()
 
 
