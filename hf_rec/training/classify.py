@@ -101,7 +101,7 @@ def train_classifier(
         model, tokenizer = load_classifier(model_name_or_path, fields)
         tokenizer = meet_log(model, tokenizer, splits, False, items, item_column)
     else:
-        fields = {"use_repeat_bias": False} | fields
+        fields = {"use_repeat_bias": False, "moving_average": 0.0} | fields
         model, tokenizer = create_model(
             splits, fields, max_length, event_columns, request_columns, items, item_columns, item_column
         )
@@ -150,7 +150,7 @@ def train_classifier(
 
 
 def load_classifier(model_name_or_path: str, fields: Mapping[str, Any]) -> tuple[PreTrainedModel, ItemTokenizer]:
-    """A classifier with the encoder of a saved recommender, or a saved classifier of the same labels.
+    """A classifier with the encoder of a saved recommender, but no moving average, or a saved one of the same labels.
 
     Raises:
         ValueError: for a classifier of other labels, and as [`load_model`].
@@ -162,7 +162,8 @@ def load_classifier(model_name_or_path: str, fields: Mapping[str, Any]) -> tuple
                 f"{model_name_or_path} holds a classifier with {name}={getattr(saved, name)!r}, and these data have "
                 f"{fields[name]!r}; start from a recommender or from a classifier of the same labels"
             )
-    return load_model(model_name_or_path, fields)
+    plain = {} if saved.label_of else {"moving_average": 0.0}
+    return load_model(model_name_or_path, plain | fields)
 
 
 def evaluate_classifier(

@@ -29,6 +29,7 @@ CHANGEABLE = {
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "id_dropout_prob",
+    "moving_average",
     "label_of",
     "id2label",
     "label2id",

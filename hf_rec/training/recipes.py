@@ -65,7 +65,7 @@ def recipe_config(vocab_size: int, max_length: int, **given: Any) -> dict[str, A
     """Fields of a new model's configuration: the given ones, then those of the recipe.
 
     A large catalogue is trained with "sampled_softmax". A smaller one has a repeat bias if histories are long or their
-    items are ranked, too. A classifier has no moving average.
+    items are ranked, too.
     """
     recipe = choose_recipe(given.get("is_decoder", False), max_length)
     loss_type = given.get("loss_type", "softmax" if vocab_size < LARGE_CATALOGUE else "sampled_softmax")
@@ -75,7 +75,7 @@ def recipe_config(vocab_size: int, max_length: int, **given: Any) -> dict[str, A
         "max_position_embeddings": max_length,
         "hidden_size": recipe.hidden_size,
         "hidden_dropout_prob": recipe.hidden_dropout_prob,
-        "moving_average": 0.0 if given.get("label_of") else recipe.moving_average,
+        "moving_average": recipe.moving_average,
         "loss_type": loss_type,
         "use_repeat_bias": loss_type == "softmax" and repeats,
     }
