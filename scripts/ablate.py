@@ -240,7 +240,7 @@ def change_parts(change: Callable[[PreTrainedModel], None]) -> Hooks:
     """Replaces parts of a new model."""
 
     def build_model(config):
-        model = modeling_bert4rec.model_class(config)(config)
+        model = Hooks().build_model(config)
         change(model)
         model.init_weights()  # of the new parts
         return model

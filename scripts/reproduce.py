@@ -12,6 +12,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tqdm.auto import tqdm
 from hf_rec.cli.train import public_arguments
 from hf_rec.evaluation import BASELINES
 from hf_rec.hub.card import CARD_METRICS as METRICS
+from hf_rec.prepare.shards import write_file
 
 TIMES = {
     "training, s": lambda run: run["seconds"],
@@ -118,12 +120,9 @@ def shuffle_rows(file: Path, folder: Path, seed: int) -> Path:
     """A copy of a log with its rows in a random order, so that events of one time have no order."""
     shuffled = folder / file.parent.name / file.name
     if not shuffled.exists():
-        shuffled.parent.mkdir(parents=True, exist_ok=True)
         table = pyarrow.parquet.read_table(file)
         order = np.random.default_rng(seed).permutation(len(table))
-        unfinished = shuffled.with_suffix(".unfinished")
-        pyarrow.parquet.write_table(table.take(order), unfinished)
-        unfinished.rename(shuffled)
+        write_file(shuffled, partial(pyarrow.parquet.write_table, table.take(order)))
     return shuffled
 
 

@@ -63,8 +63,13 @@ def softmax_loss(
         states, target_ids, history_ids, history_bias = (
             tensor[known] for tensor in (states, target_ids, history_ids, history_bias)
         )
+
+    def compare_chunk(scores: torch.Tensor, part: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        targets = target_ids[part]
+        return cross_entropy_(scores, targets) if compare is None else compare(scores, targets, part)
+
     return ChunkedSoftmaxLoss.apply(
-        states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype, compare
+        states, item_table, item_bias, history_bias, history_ids, product_dtype, compare_chunk
     )
 
 
@@ -210,10 +215,13 @@ def fused_cross_entropy() -> Callable | None:
 
 
 class ChunkedSoftmaxLoss(torch.autograd.Function):
-    """[`softmax_loss`], whose gradients are computed in the forward pass, while the scores of a chunk are there."""
+    """[`softmax_loss`], whose gradients are computed in the forward pass, while the scores of a chunk are there.
+
+    `compare` makes losses and gradients, in their place, of the scores of a slice of the states.
+    """
 
     @staticmethod
-    def forward(ctx, states, item_table, item_bias, history_bias, target_ids, history_ids, product_dtype, compare):
+    def forward(ctx, states, item_table, item_bias, history_bias, history_ids, product_dtype, compare):
         dtype = torch.promote_types(item_table.dtype, torch.float32)
         low = product_dtype or dtype
         inputs = states, item_table, item_bias, history_bias
@@ -226,10 +234,10 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         with torch.autocast(states.device.type, enabled=False), fast_products():
             for start in range(0, len(states), rows):
                 part = slice(start, start + rows)
-                chunk, targets, history = states[part].to(low), target_ids[part], history_ids[part]
+                chunk, history = states[part].to(low), history_ids[part]
                 scores = torch.addmm(bias, chunk, table.t())  # (rows, vocab_size)
                 scores.scatter_add_(1, history, history_bias[part].to(low))
-                losses, errors = compare(scores, targets, part) if compare else cross_entropy_(scores, targets)
+                losses, errors = compare(scores, part)
                 loss += losses.sum()
                 if gradients:
                     add_product_(gradients[0][part], errors, table)
@@ -246,7 +254,7 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("softmax_loss keeps its gradients for one backward pass; compute the loss again")
-        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None, None, None)
+        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None, None)
 
 
 def add_product_(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:

@@ -92,12 +92,7 @@ def test_a_recommender_is_fine_tuned_with_its_features_and_grows(tmp_path):
     train_recommender(splits, args, event_columns=["liked"], items=items, item_columns=["group"], **FAST)
     tuned = steps(tmp_path / "tuned", 300, learning_rate=3e-3)
     results = train_classifier(
-        taste_splits(),
-        tuned,
-        "liked",
-        model_name_or_path=args.output_dir,
-        items=items,
-        config={"is_decoder": True},
+        taste_splits(), tuned, "liked", model_name_or_path=args.output_dir, items=items, config={"is_decoder": True}
     )
     config = Bert4RecConfig.from_pretrained(tuned.output_dir)
     assert config.num_items == 20 and [feature.name for feature in config.features] == ["liked"]

@@ -20,18 +20,8 @@ from hf_rec.training.run import evaluate_recommender
 pytestmark = pytest.mark.slow
 OPTIONS = [
     *("--max_steps", 100, "--eval_steps", 0.25, "--save_steps", 0.25, "--gradient_accumulation_steps", 2),
-    *(
-        "--max_length",
-        16,
-        "--hidden_size",
-        32,
-        "--hidden_dropout_prob",
-        0,
-        "--moving_average",
-        0,
-        "--learning_rate",
-        1e-2,
-    ),
+    *("--max_length", 16, "--hidden_size", 32, "--hidden_dropout_prob", 0, "--learning_rate", 1e-2),
+    *("--moving_average", 0),
     *("--warmup_steps", 10, "--use_cpu", "true", "--disable_tqdm", "true"),
     *("--event_columns", "rating", "--request_columns", "time_gap", "--user_columns", "rating_sum"),
     *("--items_from_log", "--item_columns", "chain"),
