@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import httpx2
 import pytest
@@ -58,8 +59,10 @@ class RunningServer:
         self.port = port or free_port()
         variables = os.environ | {"OMP_NUM_THREADS": "1"} | ({"HF_REC_TOKEN": token} if token else {})
         command = [sys.executable, "-m", "hf_rec.cli.main", "serve", model, "--port", self.port, *options]
+        # a pipe that nobody reads would stop the server once it is full of log lines
+        self.output = TemporaryFile("a+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [*map(str, command)], env=variables, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **popen
+            [*map(str, command)], env=variables, stdout=self.output, stderr=subprocess.STDOUT, **popen
         )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.client = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=30)
@@ -68,7 +71,7 @@ class RunningServer:
         """Return when it is ready."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            assert self.process.poll() is None, self.process.stdout.read()
+            assert self.process.poll() is None, self.printed()
             try:
                 if self.client.get("/ready").status_code == 200:
                     return self
@@ -91,7 +94,12 @@ class RunningServer:
     def stop(self) -> str:
         """End it as a supervisor does; what it printed."""
         self.process.terminate()
-        return self.process.communicate(timeout=60)[0]
+        self.process.wait(timeout=60)
+        return self.printed()
+
+    def printed(self) -> str:
+        self.output.seek(0)
+        return self.output.read()
 
 
 @contextmanager
@@ -103,7 +111,7 @@ def running(model: Path, *options: object, **others) -> Iterator[RunningServer]:
         server.client.close()
         if server.process.poll() is None:
             server.kill()
-        server.process.stdout.close()
+        server.output.close()
 
 
 class RunningRedis:

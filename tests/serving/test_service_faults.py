@@ -90,8 +90,8 @@ def test_no_acknowledged_event_is_lost_when_the_server_is_killed_under_load(shop
         for _ in range(2):
             server.kill()
             again = RunningServer(shop, *options, port=server.port).wait()
-            server.process.stdout.close()
-            server.process = again.process
+            server.output.close()
+            server.process, server.output = again.process, again.output
             posting.more(30)
         posting.end()
         posting.check(server)
@@ -124,10 +124,11 @@ def test_while_redis_is_down_the_answer_is_503_and_nothing_that_was_acknowledged
 
 
 def test_two_servers_on_one_store_see_each_others_events(shop, place):
-    with running(shop, "--sessions", place) as one, running(shop, "--sessions", place) as two:
+    options = ("--sessions", place, "--session_events", 100_000)
+    with running(shop, *options) as one, running(shop, *options) as two:
         postings = Posting(one), Posting(two)
         for posting in postings:
-            posting.more(25)
+            posting.more(50)
         for posting in postings:
             posting.end()
             assert not posting.refused
@@ -204,8 +205,8 @@ def test_a_corrupt_folder_ends_the_start_with_one_line_and_a_reload_with_a_refus
         assert refused.status_code == 409 and "cannot be served" in refused.json()["detail"]
         assert server.recommend(history=ITEMS[:2]).status_code == 200
     broken = RunningServer(folder, *options)
-    printed, _ = broken.process.communicate(timeout=90)
-    assert broken.process.returncode == 1
+    assert broken.process.wait(timeout=90) == 1
+    printed = broken.printed()
     assert printed.splitlines()[-1].startswith(f"hf-rec serve: {folder} cannot be served")
     assert "Traceback" not in printed
 
