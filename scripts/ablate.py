@@ -50,7 +50,6 @@ OPTIONS = {
     "a moving average of weight 0.5": ["--moving_average", "0.5"],
     "a moving average of weight 0.7": ["--moving_average", "0.7"],
     "no moving average": ["--moving_average", "0"],
-    "products of the softmax in float32": ["--loss_dtype", "float32"],
     "a repeat bias": ["--use_repeat_bias", "true"],
     "no repeat bias": ["--use_repeat_bias", "false"],
     "output items of their own": ["--tie_word_embeddings", "false"],

@@ -3,7 +3,7 @@
 
 Each run is a process of its own. It cuts histories to `--max_length`, warms up for some steps and times the others.
 The models take turns, and the script prints medians and their ratios. This package trains as its command does, with
-the batches, the order, the optimizer and the types of the recipe, causal and masked. The plain model is what a user of
+the batches, the order and the optimizer of the recipe, causal and masked. The plain model is what a user of
 Transformers would write by hand for the stock Trainer: the same sizes and dropout, padded batches, scores at every
 position. Other libraries are measured if they are installed: see `requirements-peers.txt` and `peers.py`.
 """
@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +30,6 @@ from hf_rec import ItemTokenizer
 from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.training import RecommendationTrainingArguments, create_model, make_trainer
 from hf_rec.training.create import all_items
-from hf_rec.training.fit import loss_products
 
 MASK_PROBABILITY = 0.2
 SIZES = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 256}
@@ -118,8 +116,7 @@ def run(kind: str, options: argparse.Namespace) -> dict[str, float]:
             recipe_trainer(kind, splits, options, args) if kind in OBJECTIVES else plain_trainer(splits, options, args)
         )
         trainer.add_callback(clock)
-        with loss_products(trainer.model, args) if kind in OBJECTIVES else nullcontext():
-            trainer.train()
+        trainer.train()
     histories = trainer.args.train_batch_size * trainer.args.gradient_accumulation_steps
     return {"sequences_per_second": steps * histories / clock.seconds, "peak_memory_gb": peak_memory_gb(args.device)}
 

@@ -176,16 +176,4 @@ def check_onednn() -> bool:
         return torch.allclose(left @ right, exact, atol=1e-4)  # bfloat16 would be wrong by 0.1
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the CPU multiplies matrices of bfloat16 several times faster than those of float32."""
-    cpu = cpu_capabilities()
-    return bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16")) and usable(check_bfloat16)
-
-
-def check_bfloat16() -> bool:
-    left, right = torch.randn(64, 96, dtype=torch.bfloat16), torch.randn(96, 128, dtype=torch.bfloat16)
-    exact = left.float() @ right.float()
-    return torch.allclose((left @ right).float(), exact, rtol=2**-7, atol=2**-7)
-
-
-__all__ = ["Dropout", "fast_products", "multiplies_bfloat16", "score_items", "sum_rows", "users_of_codes"]
+__all__ = ["Dropout", "fast_products", "score_items", "sum_rows", "users_of_codes"]

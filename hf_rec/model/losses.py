@@ -28,7 +28,6 @@ def softmax_loss(
     target_ids: torch.Tensor,
     history_ids: torch.Tensor | None = None,
     history_bias: torch.Tensor | None = None,
-    product_dtype: torch.dtype | None = None,
     compare: Callable | None = None,
 ) -> torch.Tensor:
     """Cross entropy over the whole catalogue: -log softmax(states @ item_table.T + item_bias)[target].
@@ -44,8 +43,6 @@ def softmax_loss(
         target_ids: (targets,), -100 where there is nothing to predict.
         history_ids: (targets, n) items whose scores have an extra bias, for each target.
         history_bias: (targets, n) that bias; an item that occurs several times gets the sum.
-        product_dtype: Of the scores and of the factors of their products and gradients, which are summed in float32;
-            that of the result if None.
         compare: In place of the cross entropy: a function of (rows, vocab_size) scores, the (rows,) targets and the
             slice of these rows, that returns their (rows,) losses and, in place of the scores, the gradients.
 
@@ -68,9 +65,7 @@ def softmax_loss(
         targets = target_ids[part]
         return cross_entropy_(scores, targets) if compare is None else compare(scores, targets, part)
 
-    return ChunkedSoftmaxLoss.apply(
-        states, item_table, item_bias, history_bias, history_ids, product_dtype, compare_chunk
-    )
+    return ChunkedSoftmaxLoss.apply(states, item_table, item_bias, history_bias, history_ids, compare_chunk)
 
 
 def sampled_softmax_loss(
@@ -177,8 +172,7 @@ def cross_entropy_(scores: torch.Tensor, target_ids: torch.Tensor) -> tuple[torc
     if kernel is not None:
         return kernel(scores, target_ids)
     targets = target_ids.clamp(min=0).unsqueeze(1)
-    dtype = torch.promote_types(scores.dtype, torch.float32)
-    own = scores.gather(1, targets).squeeze(1).to(dtype)
+    own = scores.gather(1, targets).squeeze(1)
     probabilities, totals = softmax_(scores)
     losses = totals - own
     errors = probabilities.scatter_add_(1, targets, probabilities.new_full(targets.shape, -1.0))
@@ -190,10 +184,9 @@ def cross_entropy_(scores: torch.Tensor, target_ids: torch.Tensor) -> tuple[torc
 
 def softmax_(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The softmax of (rows, items) scores, in their place, and the (rows,) logarithms of the sums of exponentials."""
-    dtype = torch.promote_types(scores.dtype, torch.float32)
-    best = scores.amax(1).to(dtype)
+    best = scores.amax(1)
     probabilities = torch.softmax(scores, dim=1, out=scores)
-    return probabilities, best - probabilities.amax(1).to(dtype).log()
+    return probabilities, best - probabilities.amax(1).log()
 
 
 @lru_cache
@@ -221,29 +214,28 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, states, item_table, item_bias, history_bias, history_ids, product_dtype, compare):
+    def forward(ctx, states, item_table, item_bias, history_bias, history_ids, compare):
         dtype = torch.promote_types(item_table.dtype, torch.float32)
-        low = product_dtype or dtype
         inputs = states, item_table, item_bias, history_bias
-        table, bias = item_table.to(low), item_bias.to(low)
+        table, bias = item_table.to(dtype), item_bias.to(dtype)
         gradients = None
         if any(ctx.needs_input_grad):
             gradients = [torch.zeros_like(tensor, dtype=dtype) for tensor in inputs]
-        loss = table.new_zeros((), dtype=dtype)
+        loss = table.new_zeros(())
         rows = chunk_targets(len(table), states.device)
         with torch.autocast(states.device.type, enabled=False), fast_products():
             for start in range(0, len(states), rows):
                 part = slice(start, start + rows)
-                chunk, history = states[part].to(low), history_ids[part]
+                chunk, history = states[part].to(dtype), history_ids[part]
                 scores = torch.addmm(bias, chunk, table.t())  # (rows, vocab_size)
-                scores.scatter_add_(1, history, history_bias[part].to(low))
+                scores.scatter_add_(1, history, history_bias[part].to(dtype))
                 losses, errors = compare(scores, part)
                 loss += losses.sum()
                 if gradients:
-                    add_product_(gradients[0][part], errors, table)
-                    add_product_(gradients[1], errors.t(), chunk)
-                    gradients[2] += errors.sum(0, dtype=dtype)
-                    gradients[3][part] = errors.gather(1, history)
+                    torch.mm(errors, table, out=gradients[0][part])
+                    gradients[1].addmm_(errors.t(), chunk)
+                    gradients[2] += errors.sum(0)
+                    torch.gather(errors, 1, history, out=gradients[3][part])
         if gradients:
             ctx.gradients = [gradient.to(like.dtype) for gradient, like in zip(gradients, inputs, strict=True)]
         return loss
@@ -254,15 +246,7 @@ class ChunkedSoftmaxLoss(torch.autograd.Function):
         gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("softmax_loss keeps its gradients for one backward pass; compute the loss again")
-        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None, None)
-
-
-def add_product_(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """Add left @ right to a total that may have a wider type."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    else:
-        total.add_(left @ right)
+        return (*(gradient.mul_(grad_output) for gradient in gradients), None, None)
 
 
 __all__ = ["gbce_loss", "gbce_weight", "sample_items", "sampled_softmax_loss", "softmax_loss"]

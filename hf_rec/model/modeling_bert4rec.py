@@ -415,13 +415,7 @@ def earlier_places(positions: torch.Tensor, states: torch.Tensor, implementation
 
 
 class Bert4RecScores(nn.Module):
-    """From states to scores of all items, and to the loss; the table of items is handed in.
-
-    Attributes:
-        product_dtype: As for [`softmax_loss`].
-    """
-
-    product_dtype: torch.dtype | None = None
+    """From states to scores of all items, and to the loss; the table of items is handed in."""
 
     def __init__(self, config: Bert4RecConfig):
         super().__init__()
@@ -445,11 +439,7 @@ class Bert4RecScores(nn.Module):
         the sum over `num_items_in_batch`. For `compare` see [`softmax_loss`]."""
         config = self.config
         if config.loss_type == "softmax":
-            loss = softmax_loss(
-                *(states, items.all_items(), self.bias, target_ids, *repeats),
-                product_dtype=self.product_dtype,
-                compare=compare,
-            )
+            loss = softmax_loss(states, items.all_items(), self.bias, target_ids, *repeats, compare=compare)
         else:
             negative_ids = sample_items(
                 config.num_negatives, config.vocab_size, config.special_token_ids, states.device

@@ -90,14 +90,6 @@ class RecommendationTrainingArguments(TrainingArguments):
         metadata={"help": "Must be 'end': earlier pushes of the Trainer would contain pickled arguments."},
     )
     report_to: str = field(default="none", metadata={"help": "Experiment trackers, such as 'tensorboard'."})
-    loss_dtype: str = field(
-        default="auto",
-        metadata={
-            "choices": ["auto", "float32", "bfloat16"],
-            "help": "Type of the products of the softmax over all items; 'auto': bfloat16 for 1,000 items and more "
-            "on a CPU that multiplies it fast. The weights and all sums are in float32.",
-        },
-    )
     dataloader_pin_memory: bool = field(default=False, metadata={"help": "Pinned memory for GPU transfers."})
 
     ddp_find_unused_parameters: bool | None = field(

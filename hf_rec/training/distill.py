@@ -227,7 +227,7 @@ class DistillationTrainer(RecommendationTrainer):
         states, targets, repeats = labelled_states(model, **inputs)
         ids = compared_items(model.config, targets)
         taught = given.teach(inputs, ids)
-        dtype = scores.product_dtype or torch.promote_types(states.dtype, torch.float32)
+        dtype = torch.promote_types(states.dtype, torch.float32)
         lesson = Lesson(taught.to(dtype), given.weight if ids is None else 1.0, given.temperature)
         count = torch.as_tensor(len(targets) if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
         if ids is None:

@@ -1,18 +1,16 @@
 """Training a model on tokenized splits."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 from ..data.streams import StreamedRows
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import ranking_metrics
-from ..model.cpu import multiplies_bfloat16
 from .arguments import complete_arguments, count_targets
 from .distill import Distillation, DistillationTrainer
 from .hooks import OURS, Hooks
@@ -20,7 +18,6 @@ from .optimization import sparse_rows
 from .trainer import Stopwatch, sparse_optimizer, updates_rows
 
 Rows = Dataset | StreamedRows
-LARGE_PRODUCTS = 1_000  # tokens from which on the products of the softmax are faster in bfloat16
 
 
 def fit(
@@ -59,33 +56,10 @@ def fit(
     """
     options = {"collator": collator, "patience": patience, "distillation": distillation, "hooks": hooks}
     trainer = make_trainer(model, tokenizer, tokenized, args, rows=rows, callbacks=callbacks, **options)
-    sparse = sparse_rows(model) if updates_rows(model.config, trainer.args) else nullcontext()
-    with sparse, loss_products(model, trainer.args):
+    with sparse_rows(model) if updates_rows(model.config, trainer.args) else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint)
     check_finite(model)
     return trainer
-
-
-@contextmanager
-def loss_products(model: PreTrainedModel, args: TrainingArguments) -> Iterator[None]:
-    """A context in which the products of the softmax have the type of `args.loss_dtype`.
-
-    Raises:
-        ValueError: for "bfloat16" and a model of another type than float32.
-    """
-    chosen = getattr(args, "loss_dtype", "float32")
-    if chosen == "auto":
-        large = model.config.vocab_size >= LARGE_PRODUCTS
-        low = large and model.dtype == torch.float32 and model.device.type == "cpu" and multiplies_bfloat16()
-    else:
-        low = chosen == "bfloat16"
-    if low and model.dtype != torch.float32:
-        raise ValueError(f"loss_dtype='bfloat16' needs a model in float32, got {model.dtype}")
-    try:
-        model.scores.product_dtype = torch.bfloat16 if low else None
-        yield
-    finally:
-        model.scores.product_dtype = None
 
 
 def check_finite(model: PreTrainedModel) -> None:

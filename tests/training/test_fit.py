@@ -4,7 +4,6 @@ from importlib import import_module
 import pytest
 import torch
 from runs import SIZES, arguments, chains_log, shop_splits, steps
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_rec.data.encode import tokenize_splits
 from hf_rec.data.sequences import build_sequences
@@ -115,49 +114,6 @@ def test_a_trained_model_keeps_a_cache(tmp_path):
     assert first.cache is not None
     rest = model(torch.tensor([[5]]), cache=first.cache).logits[:, -1]
     torch.testing.assert_close(rest, model(torch.tensor([[3, 4, 5]])).logits[:, -1])
-
-
-class ProductTypes(TorchDispatchMode):
-    """Collects the types of the products of matrices with as many columns as there are tokens."""
-
-    def __init__(self, vocab_size: int):
-        super().__init__()
-        self.vocab_size, self.found = vocab_size, set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        if func == torch.ops.aten.addmm.default and output.shape[-1] == self.vocab_size:
-            self.found.add(output.dtype)
-        return output
-
-
-@pytest.mark.parametrize(
-    ("loss_dtype", "fast", "large", "expected"),
-    [
-        ("float32", True, True, torch.float32),
-        ("bfloat16", False, False, torch.bfloat16),
-        ("auto", True, True, torch.bfloat16),
-        ("auto", True, False, torch.float32),
-        ("auto", False, True, torch.float32),
-    ],
-)
-def test_the_softmax_multiplies_in_the_type_that_is_asked_for(
-    tmp_path, monkeypatch, loss_dtype, fast, large, expected
-):
-    monkeypatch.setattr(fit_module, "multiplies_bfloat16", lambda: fast)
-    monkeypatch.setattr(fit_module, "LARGE_PRODUCTS", 1 if large else 1_000)
-    model, tokenizer, tokenized = new_recommender(is_decoder=True)
-    with ProductTypes(len(tokenizer)) as products:
-        fit(model, tokenizer, tokenized, steps(tmp_path, 2, loss_dtype=loss_dtype, eval_strategy="no"))
-    assert products.found == {expected}
-    assert model.scores.product_dtype is None
-    assert {weights.dtype for weights in model.parameters()} == {torch.float32}
-
-
-def test_products_of_bfloat16_need_a_model_in_float32(tmp_path):
-    model, tokenizer, tokenized = new_recommender(is_decoder=True)
-    with pytest.raises(ValueError, match="needs a model in float32, got torch.float64"):
-        fit(model.double(), tokenizer, tokenized, steps(tmp_path, 2, loss_dtype="bfloat16"))
 
 
 def test_the_best_model_by_validation_is_kept_and_training_stops_early(tmp_path):
