@@ -10,7 +10,6 @@ Prints a table. JSON and a plot are written after each run; a run that is there 
 """
 
 import copy
-import gc
 import json
 import logging
 import statistics
@@ -232,7 +231,6 @@ def main() -> None:
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     splits = data.load_splits()
     owners = owners_of(data, options.client_column) if options.client_column else None
-    gc.freeze()  # a Trainer collects garbage, for each client
     for seed in options.seeds:
         done = results.setdefault(str(seed), {})
         for name, compute in runs_of_seed(splits, owners, options, settings, seed):

@@ -1,6 +1,7 @@
 """Federated training of many clients in one process: the messages of real clients, without processes and waiting."""
 
 import copy
+import gc
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -156,7 +157,11 @@ def simulate(
                 after_round(row)
 
     set_seed(settings.seed)
-    return run_rounds(grid, model, tokenizer, settings, finish, np.random.default_rng(settings.seed))
+    gc.freeze()  # a Trainer collects garbage, for each client: it need not look at the data of all the others
+    try:
+        return run_rounds(grid, model, tokenizer, settings, finish, np.random.default_rng(settings.seed))
+    finally:
+        gc.unfreeze()
 
 
 def split_by_client(tokenized: DatasetDict, clients: dict[str, Any] | None = None) -> list[DatasetDict]:
