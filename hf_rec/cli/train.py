@@ -238,6 +238,9 @@ def main(arguments: list[str] | None = None, hooks: Hooks = OURS) -> None:
     """
     Args:
         hooks: Parts of the run of a recommender in place of ours.
+
+    Raises:
+        ValueError: for options that do not go together, and for hooks of a classifier.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = HfArgumentParser(
@@ -262,6 +265,8 @@ def main(arguments: list[str] | None = None, hooks: Hooks = OURS) -> None:
         "origin": Origin(data.title, task.split_name(data), command, model.license, data.hub_dataset),
     }
     if task.task == "classification":
+        if hooks != OURS:
+            raise ValueError(f"a classifier takes no hooks, got {hooks}")
         task.refuse(data, remove_items=model.remove_items, replace_items=model.replace_items, teacher=model.teacher)
         title, tables = "Test metrics", label_tables
         results = train_classifier(

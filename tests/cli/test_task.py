@@ -10,7 +10,9 @@ from runs import country_log
 from transformers import pipeline
 
 from hf_rec import Bert4RecConfig
+from hf_rec.cli import train as train_command
 from hf_rec.cli.main import main
+from hf_rec.training import Hooks
 
 TINY = ["--hidden_size", 16, "--max_length", 8, "--per_device_train_batch_size", 64, "--max_steps", 6]
 TINY += ["--use_cpu", "true", "--disable_tqdm", "true", "--gradient_accumulation_steps", 1, "--eval_steps", 0.5]
@@ -120,3 +122,10 @@ def test_a_label_to_evaluate_is_one_of_a_classifier(shop, tmp_path):
         evaluated(tmp_path / "dear", *log)
     with pytest.raises(SystemExit, match=r"\['--include_seen'\] are no options of a classifier"):
         evaluated(tmp_path / "dear", *log, "--label_column", "price > 5", "--include_seen")
+
+
+def test_hooks_are_for_recommenders(shop, tmp_path):
+    options = [*TINY, "--output_dir", tmp_path / "x", "--train_file", shop / "log.parquet", "--label_column", "price"]
+    with pytest.raises(ValueError, match=r"a classifier takes no hooks, got Hooks\("):
+        train_command.main([*map(str, options)], Hooks(collator=object))
+    assert not (tmp_path / "x").exists()
