@@ -1,5 +1,4 @@
 import copy
-from importlib import import_module
 
 import pytest
 import torch
@@ -15,8 +14,6 @@ from hf_rec.training.create import create_model
 from hf_rec.training.fit import fit, make_trainer
 from hf_rec.training.optimization import SparseRowAdamW
 from hf_rec.training.trainer import Stopwatch
-
-fit_module = import_module("hf_rec.training.fit")
 
 both_objectives = pytest.mark.parametrize("is_decoder", [False, True], ids=["cloze", "next-item"])
 
