@@ -157,11 +157,13 @@ def simulate(
                 after_round(row)
 
     set_seed(settings.seed)
+    frozen = gc.get_freeze_count()
     gc.freeze()  # a Trainer collects garbage, for each client: it need not look at the data of all the others
     try:
         return run_rounds(grid, model, tokenizer, settings, finish, np.random.default_rng(settings.seed))
     finally:
-        gc.unfreeze()
+        if not frozen:  # by the caller
+            gc.unfreeze()
 
 
 def split_by_client(tokenized: DatasetDict, clients: dict[str, Any] | None = None) -> list[DatasetDict]:
