@@ -132,13 +132,13 @@ class DecayingAverage(layers.Bert4RecMovingAverage):
     def means(self, states, readable, cache):  # noqa: ARG002
         places = torch.arange(states.shape[1])
         distances = (places.unsqueeze(1) - places).abs() / 2.0 ** torch.arange(1, 9).view(-1, 1, 1)
-        weights = (-distances).exp()
+        weights = (-distances).exp()  # (8, length, length)
         weights = weights.tril() if self.is_causal else weights
-        if readable.mask is not None:
-            weights = weights * readable.mask.view(-1, 1, 1, len(places))
-        weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
-        parts = states.unflatten(-1, (8, -1)).transpose(1, 2)  # (batch, 8, length, size / 8)
-        return (weights @ parts).transpose(1, 2).flatten(2)
+        known = torch.ones_like(states[..., :1]) if readable.mask is None else readable.mask
+        parts = (states * known).unflatten(-1, (8, -1))  # (batch, length, 8, size / 8)
+        sums = torch.einsum("pij,bjpn->bipn", weights, parts)
+        totals = torch.einsum("pij,bjn->bipn", weights, known).clamp(min=1e-9)
+        return (sums / totals).flatten(2)
 
 
 class RecentTargets(RecommendationCollator):

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..model.layers import Bert4RecLayer, head_width
-from .rebuild import rebuild
+from .rebuild import layers_name, rebuild
 
 
 class Importance(NamedTuple):
@@ -117,13 +117,14 @@ def prune(
     if config.int8_layers:
         raise ValueError("the layers have 8-bit weights (int8_layers); prune a model before it is quantised")
     kept_layers = most_important(importance.layers, layers, "layers").tolist()
-    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(layer_prefix(model))}
+    prefix = f"{layers_name(model)}."
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(prefix)}
     for number, old in enumerate(kept_layers):
         layer = model.base_model.layers[old]
         kept_heads = most_important(importance.heads[old], heads, "heads")
         columns = most_important(importance.columns[old], intermediate_size, "intermediate_size")
         for name, tensor in pruned_layer(layer, kept_heads, columns).items():
-            weights[f"{layer_prefix(model)}{number}.{name}"] = tensor
+            weights[f"{prefix}{number}.{name}"] = tensor
     return rebuild(
         model,
         weights,
@@ -132,12 +133,6 @@ def prune(
         head_dim=head_width(config),
         intermediate_size=len(columns),
     )
-
-
-def layer_prefix(model: PreTrainedModel) -> str:
-    """What the names of the weights of all layers begin with."""
-    layers = model.base_model.layers
-    return next(f"{name}." for name, module in model.named_modules() if module is layers)
 
 
 def most_important(importance: torch.Tensor, count: int | None, name: str) -> torch.Tensor:

@@ -6,7 +6,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..model.layers import quantize_rows
-from .rebuild import rebuild
+from .rebuild import layers_name, rebuild
 
 
 @torch.no_grad()
@@ -91,9 +91,8 @@ def quantize_layers(model: PreTrainedModel) -> PreTrainedModel:
     """
     if model.config.int8_layers:
         raise ValueError("the layers have 8-bit weights already (int8_layers)")
-    weights, layers = model.state_dict(), model.base_model.layers
-    prefix = next(name for name, module in model.named_modules() if module is layers)
-    for name, module in layers.named_modules(prefix=prefix):
+    weights = model.state_dict()
+    for name, module in model.base_model.layers.named_modules(prefix=layers_name(model)):
         if isinstance(module, nn.Linear):
             weights[f"{name}.weight"], weights[f"{name}.scale"] = quantize_rows(module.weight)
     return rebuild(model, weights, int8_layers=True)

@@ -24,4 +24,10 @@ def rebuild(model: PreTrainedModel, weights: Mapping[str, torch.Tensor], **field
     return rebuilt.eval()
 
 
-__all__ = ["rebuild"]
+def layers_name(model: PreTrainedModel) -> str:
+    """The name of the module that holds the layers, with which the names of their weights begin."""
+    layers = model.base_model.layers
+    return next(name for name, module in model.named_modules() if module is layers)
+
+
+__all__ = ["layers_name", "rebuild"]

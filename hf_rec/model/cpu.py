@@ -146,11 +146,6 @@ def check_sum_rows() -> bool:
     return all(torch.allclose(plain, fast, atol=1e-5) for plain, fast in (sums, gradients))
 
 
-def cpu_capabilities() -> dict:
-    """What the CPU can do, as PyTorch names it; nothing in versions that cannot say."""
-    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-
-
 def fast_products() -> AbstractContextManager:
     """A context in which float32 matrix products run in oneDNN, where that is faster and exact.
 
@@ -158,7 +153,7 @@ def fast_products() -> AbstractContextManager:
     bfloat16 products are allowed and the CPU supports the type; oneDNN then computes in float32 unless the CPU has
     AMX. The check at first use holds that it does.
     """
-    cpu = cpu_capabilities()
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if not cpu.get("avx512_bf16") or cpu.get("amx_bf16") or not usable(check_onednn):
         return nullcontext()
     return onednn()
