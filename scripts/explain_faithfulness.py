@@ -66,6 +66,7 @@ def main() -> None:
     args, data = HfArgumentParser(
         (FaithfulnessArguments, DataArguments), description=__doc__
     ).parse_args_into_dataclasses()
+    data.refuse("hold_out_items", "include_seen")
     recommend = pipeline("recommendation", model=args.model_name_or_path)
     features = recommend.model.config.features
     histories = histories_of(data.load_splits(feature_columns(features))["test"], features)

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
 from hf_rec.cli.arguments import DataArguments
-from hf_rec.cli.federated import owners_of
+from hf_rec.cli.federated import check_log, owners_of
 from hf_rec.data import ItemTokenizer, tokenize_splits
 from hf_rec.evaluation import evaluate, evaluate_baselines, ranking_metrics
 from hf_rec.federated import FederatedSettings, LocalTraining, evaluate_locally, train_locally
@@ -180,11 +180,16 @@ def federated_runs(options, settings: FederatedSettings, seed: int) -> dict[str,
 
 
 def runs_of_seed(
-    splits: DatasetDict, owners: dict[str, str] | None, options, settings: FederatedSettings, seed: int
+    splits: DatasetDict,
+    config: dict[str, bool],
+    owners: dict[str, str] | None,
+    options,
+    settings: FederatedSettings,
+    seed: int,
 ) -> Iterator[tuple[str, Callable[[], dict]]]:
     """The name of each run, and what computes it."""
     set_seed(seed)
-    first, tokenizer = create_model(splits, {"is_decoder": True})
+    first, tokenizer = create_model(splits, {"is_decoder": True} | config)
     tokenized = tokenize_splits(splits, tokenizer)
     clients = split_by_client(tokenized, owners)
     drawn = [clients[number] for number in np.random.default_rng(seed).permutation(len(clients))]
@@ -229,11 +234,12 @@ def main() -> None:
     file = options.output_dir / "results.json"
     options.output_dir.mkdir(parents=True, exist_ok=True)
     results = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    check_log(data)
     splits = data.load_splits()
     owners = owners_of(data, options.client_column) if options.client_column else None
     for seed in options.seeds:
         done = results.setdefault(str(seed), {})
-        for name, compute in runs_of_seed(splits, owners, options, settings, seed):
+        for name, compute in runs_of_seed(splits, data.ranking, owners, options, settings, seed):
             if name in done:
                 continue
             start = time.perf_counter()

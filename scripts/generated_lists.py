@@ -139,6 +139,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=int, default=100, help="items with the best scores that MMR chooses from")
     parser.add_argument("--batch_size", type=int, default=64, help="lists that are computed together")
     data, options = parser.parse_args_into_dataclasses()
+    data.refuse("target_events", "hold_out_items", "include_seen", "split", "test_file")
     sequences = data.load_sequences(data.open_log(), [], **data.build_options)
     cut, next_items = without_the_next(sequences)
     options.output_dir.mkdir(parents=True, exist_ok=True)

@@ -111,9 +111,8 @@ def main() -> None:
     parser.add_argument("--new_options", default="", help="options of `hf-rec train` for a new model, as one text")
     parser.add_argument("--update_options", default="", help="options of `hf-rec train` for an update, as one text")
     data, options = parser.parse_args_into_dataclasses()
+    data.refuse("target_events", "hold_out_items", "split", "test_file")  # a week asks for the first event of a user
     sequences = data.load_sequences(data.open_log(), [], **data.build_options)
-    if data.target_events:
-        parser.error("a week asks for the first event of each user; leave out --target_events")
     begin = event_times(sequences).max() - options.weeks * WEEK
     new, update = shlex.split(options.new_options), shlex.split(options.update_options)
     new += ["--include_seen"] if data.include_seen else []

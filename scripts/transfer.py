@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="each draws users of its own")
     parser.add_argument("--models", nargs="+", default=MODELS, choices=MODELS, help="models to train")
     data, args, options = parser.parse_args_into_dataclasses()
+    data.refuse("hold_out_items", "include_seen")
     splits = data.load_splits()
     print(f"{data.title}, seeds {options.seeds}: NDCG@10 of {len(splits['test']):,} test users\n")
     print(f"{MOVED}, before any training: {untrained(options, data, splits):.4f}\n")

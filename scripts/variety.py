@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="plot of the table, as a PNG")
     parser.add_argument("--output_file", type=Path, help="also write all metrics to this JSON file")
     data, options = parser.parse_args_into_dataclasses()
+    data.refuse("hold_out_items", "include_seen")
     model, tokenizer = load_model(options.model_name_or_path)
     splits = tokenize_splits(
         data.load_splits(feature_columns(model.config.features)), tokenizer, model.config.features

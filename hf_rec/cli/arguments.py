@@ -185,6 +185,17 @@ class DataArguments(LogArguments):
         return None if self.include_seen is None else not self.include_seen
 
     @property
+    def ranking(self) -> dict[str, bool]:
+        """The field of a model's configuration that --include_seen sets; nothing if it was not given."""
+        return {} if self.exclude_seen is None else {"exclude_seen": self.exclude_seen}
+
+    def refuse(self, *names: str) -> None:
+        """Raise for options, named here, that were given to a command that does not read them."""
+        given = [f"--{name}" for name in names if getattr(self, name) != getattr(DataArguments, name)]
+        if given:
+            raise ValueError(f"{given} are not read here; leave them out")
+
+    @property
     def hub_dataset(self) -> str | None:
         """Id of the data set, if it comes from the Hub."""
         return None if self.dataset_name in PRESETS else self.dataset_name

@@ -85,7 +85,8 @@ def main(arguments: list[str] | None = None) -> None:
     if (folder / "config.json").exists() and not args.overwrite_output_dir:
         raise ValueError(f"{folder} holds a model; give another --output_dir, or --overwrite_output_dir to replace it")
     check_folder(folder, Bert4RecConfig.model_type)
-    model, tokenizer = load_model(given.model_name_or_path)
+    data.refuse("hold_out_items")
+    model, tokenizer = load_model(given.model_name_or_path, data.ranking)
     tokenized = None
     if data.given:
         splits = data.load_splits(feature_columns(model.config.features))

@@ -112,7 +112,7 @@ def evaluate_lists(
     protocol = f"{data.split_name}, full ranking{obeying(rules)}"
     print(f"\nTest metrics on {data.title}, {protocol}:\n\n{results_tables(results)}")
     if evaluation.history_lengths:
-        results["history_lengths"] = by_history_length(evaluation, splits, data.exclude_seen)
+        results["history_lengths"] = by_history_length(evaluation, splits, data.ranking)
     return results
 
 
@@ -121,10 +121,9 @@ def obeying(rules: Sequence[Rule]) -> str:
     return f", by the rules {', '.join(label_rules(rules))}" if rules else ""
 
 
-def by_history_length(evaluation: EvaluationArguments, splits: DatasetDict, exclude_seen: bool | None) -> dict:
+def by_history_length(evaluation: EvaluationArguments, splits: DatasetDict, config: dict[str, bool]) -> dict:
     """Print and plot the metrics by the length of the history."""
-    fields = {} if exclude_seen is None else {"exclude_seen": exclude_seen}
-    model, tokenizer = load_model(evaluation.model_name_or_path, fields)
+    model, tokenizer = load_model(evaluation.model_name_or_path, config)
     name = Path(evaluation.model_name_or_path).name
     found = evaluate_history_lengths(
         model, tokenizer, splits, evaluation.history_lengths, name, batch_size=evaluation.batch_size

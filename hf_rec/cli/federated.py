@@ -38,6 +38,7 @@ class CreateArguments:
         default="next-item", metadata={"choices": ["next-item", "cloze"], "help": "As for `hf-rec train`."}
     )
     max_length: int = field(default=200, metadata={"help": "Positions of the model."})
+    include_seen: bool = field(default=False, metadata={"help": "Also rank items of the history."})
     seed: int = field(default=0, metadata={"help": "Of the weights."})
 
 
@@ -130,7 +131,7 @@ def create(args: CreateArguments) -> None:
     check_new(args.output_dir)
     items = LogArguments(item_column=args.item_column).open_files(args.items_file).read({args.item_column})
     set_seed(args.seed)
-    config = {"is_decoder": args.objective == "next-item"}
+    config = {"is_decoder": args.objective == "next-item", "exclude_seen": not args.include_seen}
     save_recommender(args.output_dir, *model_of_catalogue(items[args.item_column], args.max_length, config))
 
 
@@ -163,14 +164,15 @@ def run_simulation(args: SimulationArguments, data: DataArguments, settings: Fed
 
     logging.getLogger("flwr").setLevel(logging.WARNING)
     check_new(args.output_dir)
+    check_log(data)
     columns = []
     if args.model_name_or_path:
-        model, tokenizer = load_model(args.model_name_or_path)
+        model, tokenizer = load_model(args.model_name_or_path, data.ranking)
         columns = feature_columns(model.config.features)
     splits = data.load_splits(columns)
     if not args.model_name_or_path:
         set_seed(settings.seed)
-        model, tokenizer = create_model(splits, {"is_decoder": True})
+        model, tokenizer = create_model(splits, {"is_decoder": True} | data.ranking)
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     owners = owners_of(data, args.client_column) if args.client_column else None
     history = []
@@ -188,6 +190,13 @@ def run_simulation(args: SimulationArguments, data: DataArguments, settings: Fed
 
     simulate(model, tokenizer, split_by_client(tokenized, owners), settings, after_round, args.drop_rate)
     save_recommender(args.output_dir, model, tokenizer)
+
+
+def check_log(data: DataArguments) -> None:
+    """Raise for a log that a simulation would not read as it was given."""
+    data.refuse("hold_out_items")
+    if data.prepared:
+        raise ValueError("a simulation holds all histories; give the log, not a folder of `hf-rec prepare`")
 
 
 def measure(model: PreTrainedModel, tokenized: DatasetDict, split: str) -> dict[str, float]:

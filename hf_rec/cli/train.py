@@ -254,7 +254,7 @@ def main(arguments: list[str] | None = None, hooks: Hooks = OURS) -> None:
     command = command_line("hf-rec train", arguments)
     shared = {
         "model_name_or_path": model.model_name_or_path,
-        "config": model.config | ({} if data.exclude_seen is None else {"exclude_seen": data.exclude_seen}),
+        "config": model.config | data.ranking,
         "event_columns": model.event_columns or (),
         "request_columns": model.known_before,
         "items": model.open_items(data),

@@ -76,3 +76,29 @@ def test_the_share_found_is_of_the_rows_that_change_the_most():
     assert federated.share_found(change, np.array([1, 3])) == 1
     assert federated.share_found(change, np.array([1, 2])) == 0.5
     assert federated.share_found(change, np.array([0, 4])) == 0
+
+
+def test_seen_items_are_ranked_where_they_are_asked_for(log_file, tmp_path):
+    folder = tmp_path / "simulated"
+    options = ["--train_file", log_file, "--client_column", "country", "--rounds", "1", "--clients_per_round", "3"]
+    main(["federated", "simulate", *options, "--output_dir", str(folder), "--include_seen"])
+    model, tokenizer = load_model(str(folder))
+    assert not model.config.exclude_seen
+    (row,) = json.loads((folder / HISTORY).read_text())
+    tokenized = tokenize_splits(leave_one_out(build_sequences(log_file)), tokenizer)
+    assert row["test_mrr"] == pytest.approx(evaluate(model, tokenized)["mrr"], abs=1e-6)
+    again = ["--output_dir", str(tmp_path / "further"), "--model_name_or_path", str(folder)]
+    main(["federated", "simulate", *options, *again, "--include_seen", "false"])
+    assert load_model(str(tmp_path / "further"))[0].config.exclude_seen
+    items = ["--items_file", log_file, "--output_dir", str(tmp_path / "agreed")]
+    main(["federated", "create", *items, "--include_seen"])
+    assert not load_model(str(tmp_path / "agreed"))[0].config.exclude_seen
+
+
+def test_a_simulation_refuses_what_it_would_not_read(log_file, tmp_path):
+    given = ["--output_dir", str(tmp_path / "simulated"), "--rounds", "1"]
+    with pytest.raises(SystemExit, match=r"\['--hold_out_items'\] are not read here"):
+        main(["federated", "simulate", *given, "--train_file", log_file, "--hold_out_items", "0.1"])
+    main(["prepare", log_file, "--output_dir", str(tmp_path / "sequences"), "--engine", "arrow"])
+    with pytest.raises(SystemExit, match="give the log, not a folder of `hf-rec prepare`"):
+        main(["federated", "simulate", *given, "--train_file", str(tmp_path / "sequences")])
