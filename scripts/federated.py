@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the JSON file and the plot")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--client_column", help="column of the log that names the client of a user; default: the user")
-    parser.add_argument("--strategies", nargs="*", default=["fedavg", "fedprox", "fedadam"])
+    parser.add_argument("--strategies", nargs="*", default=["fedavg", "fedadam"])
     parser.add_argument("--secure_rounds", type=int, default=0, help="rounds of a run with secure aggregation")
     parser.add_argument("--noise_multipliers", type=float, nargs="*", default=[0.1, 1.0, 4.0])
     parser.add_argument("--every", type=int, default=10, help="rounds between validations")

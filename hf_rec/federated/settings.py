@@ -85,6 +85,11 @@ class FederatedSettings:
 
     def check_combinations(self) -> None:
         """Raise for choices that contradict each other."""
+        if self.strategy == "fedprox" and self.local_steps == 1:
+            raise ValueError(
+                "fedprox with one local step is fedavg, as a client begins at the received weights; give local_steps "
+                "of 2 or more"
+            )
         if self.noise_multiplier and not self.clipping_norm:
             raise ValueError("noise_multiplier needs a clipping_norm, of which it is a multiple")
         if self.noise_multiplier and self.evaluate_every:

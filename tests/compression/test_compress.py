@@ -12,13 +12,13 @@ from transformers import pipeline
 from hf_rec.cli.main import main
 from hf_rec.compression import compress, prune, quantize_items, quantize_layers
 from hf_rec.compression.compress import importance_on
-from hf_rec.data import tokenize_splits
+from hf_rec.data import build_sequences, leave_one_out, tokenize_splits
 from hf_rec.data.demo_log import shop_log
 from hf_rec.evaluation import evaluate
 from hf_rec.hub import save_recommender
 from hf_rec.model.rules import parse_rules
 from hf_rec.serving import OnnxRecommendationPipeline, export_recommender
-from hf_rec.training import create_model, fit
+from hf_rec.training import create_model, fit, load_model
 
 SMALLER = {"num_attention_heads": 1, "intermediate_size": 8, "item_codes": 8, "item_code_bits": 4, "int8_layers": True}
 FLAGS = ["--num_attention_heads", "1", "--intermediate_size", "8", "--item_codes", "8", "--item_code_bits", "4"]
@@ -129,6 +129,19 @@ def test_the_command_trains_and_does_not_replace_a_model(folder, tmp_path, capsy
     main([*base, "--dtype", "bfloat16", "--overwrite_output_dir"])
     assert len((tmp_path / "small" / "model.safetensors").read_bytes()) != len(before)
     assert "bytes" in capsys.readouterr().out
+
+
+def test_the_command_ranks_seen_items_on_request_and_refuses_what_it_does_not_read(folder, tmp_path, capsys):
+    base = ["compress", "--model_name_or_path", str(folder / "given"), "--output_dir", str(tmp_path / "small")]
+    base += ["--train_file", str(folder / "log.parquet"), "--no_fine_tune", "--dtype", "bfloat16"]
+    with pytest.raises(SystemExit, match=r"\['--hold_out_items'\] are not read here"):
+        main([*base, "--hold_out_items", "0.1"])
+    main([*base, "--include_seen"])
+    model, tokenizer = load_model(str(tmp_path / "small"))
+    assert not model.config.exclude_seen
+    splits = leave_one_out(build_sequences(str(folder / "log.parquet")))
+    found = evaluate(model, tokenize_splits(splits, tokenizer))["ndcg@10"]
+    assert f"test ndcg@10 {found:.4f}" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_without_faiss_the_error_names_the_extra(shop, monkeypatch):

@@ -21,6 +21,7 @@ PRIVATE = {"clipping_norm": 1.0, "noise_multiplier": 1.0}
         ({"proximal_mu": -0.1}, ["proximal_mu", "-0.1"]),
         ({"delta": 1.0}, ["delta", "below 1"]),
         ({"noise_multiplier": 1.0}, ["noise_multiplier", "clipping_norm"]),
+        ({"strategy": "fedprox"}, ["fedprox", "local_steps", "2"]),
         (PRIVATE | {"evaluate_every": 5}, ["evaluate_every", "epsilon"]),
         ({"secure_aggregation": True, "clients_per_round": 2}, ["3", "clients_per_round", "2"]),
     ],
@@ -32,7 +33,9 @@ def test_a_wrong_setting_is_named(given, named):
 
 
 def test_settings_come_back_from_the_configuration_of_a_run():
-    changed = FederatedSettings(strategy="fedprox", rounds=7, delta=1e-7, secure_aggregation=True, **PRIVATE)
+    changed = FederatedSettings(
+        strategy="fedprox", local_steps=2, rounds=7, delta=1e-7, secure_aggregation=True, **PRIVATE
+    )
     config = changed.config
     assert FederatedSettings.from_config(config) == changed
     assert {type(value) for value in config.values()} <= {str, int, float, bool}

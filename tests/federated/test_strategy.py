@@ -75,9 +75,8 @@ def test_fedprox_tells_clients_the_weight_of_the_term():
         seen.append(message.content["config"]["proximal-mu"])
         return Message(reply_content(moved(1), 1), reply_to=message)
 
-    strategy = FederatedStrategy(
-        FederatedSettings(strategy="fedprox", proximal_mu=0.25, clients_per_round=2), np.random.default_rng(0)
-    )
+    settings = FederatedSettings(strategy="fedprox", local_steps=2, proximal_mu=0.25, clients_per_round=2)
+    strategy = FederatedStrategy(settings, np.random.default_rng(0))
     strategy.start(LocalGrid(app, 3), to_record(SENT), num_rounds=2)
     assert seen == [0.25] * 4
 
