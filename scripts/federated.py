@@ -13,6 +13,7 @@ import copy
 import json
 import logging
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,12 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 from matplotlib.figure import Figure
+from reproduce import spread
 from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
 from hf_rec.cli.arguments import DataArguments
 from hf_rec.cli.federated import check_log, owners_of
+from hf_rec.cli.train import command_line
 from hf_rec.data import ItemTokenizer, tokenize_splits
 from hf_rec.evaluation import evaluate, evaluate_baselines, ranking_metrics
 from hf_rec.federated import FederatedSettings, LocalTraining, evaluate_locally, train_locally
@@ -37,6 +40,8 @@ from hf_rec.hub.folder import write_json
 from hf_rec.training import RecommendationTrainingArguments, create_model, fit
 
 METRIC = "ndcg@10"
+REVEALED = "revealed, "  # the name of a measurement begins with this
+VIEWS = ("client's own update", "mean of all updates", "mean with noise")  # what the server sees
 ALONE_RATE = 2e-3  # of a client that trains alone, with AdamW: that of the recipes
 
 
@@ -113,12 +118,12 @@ def revealed(
     mean = {name: np.mean([update[name] for update in clipped], axis=0)}
     deviation = multiplier * norm / len(clients)
     noisy = add_noise(mean, deviation, np.random.default_rng(0))
-    views = {"update": updates, "mean": [mean] * len(clients), "mean with noise": [noisy] * len(clients)}
+    seen = [updates, [mean] * len(clients), [noisy] * len(clients)]
     return {
-        f"revealed by the {view}": statistics.mean(
-            share_found(seen[name] - first[name], own) for seen, own in zip(given, items, strict=True)
+        view: statistics.mean(
+            share_found(weights[name] - first[name], own) for weights, own in zip(given, items, strict=True)
         )
-        for view, given in views.items()
+        for view, given in zip(VIEWS, seen, strict=True)
     }
 
 
@@ -128,20 +133,33 @@ def share_found(change: np.ndarray, items: np.ndarray) -> float:
 
 
 def table(results: dict[str, dict[str, dict]]) -> str:
-    """A Markdown table with a row for each way, means over the seeds with the sample standard deviation."""
+    """A Markdown table with a row for each way, the best first: means over the seeds with the sample standard
+    deviation."""
+    measured = {}
+    for name in next(iter(results.values())):
+        rows = [runs[name] for runs in results.values() if "test" in runs.get(name, {})]
+        if rows:
+            sizes = [f"{rows[0][way] / 2**20:.1f}" if way in rows[0] else "" for way in ("sent", "received")]
+            epsilon = f"{statistics.mean(row['epsilon'] for row in rows):.1f}" if rows[0].get("epsilon") else ""
+            cells = [spread([row["test"] for row in rows]), epsilon, *sizes]
+            measured[f"| {name} | {' | '.join(cells)} |"] = statistics.mean(row["test"] for row in rows)
     lines = [
         "| training | NDCG@10 | epsilon | MB to clients a round | MB from clients a round |",
         "|---|---:|---:|---:|---:|",
+        *sorted(measured, key=measured.get, reverse=True),
     ]
+    return "\n".join(lines)
+
+
+def told(results: dict[str, dict[str, dict]]) -> str:
+    """A Markdown list of what an update reveals, means over the seeds."""
+    lines = []
     for name in next(iter(results.values())):
-        rows = [runs[name] for runs in results.values() if name in runs]
-        values = [row["test"] for row in rows if "test" in row]
-        if not values:
-            continue
-        spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        epsilon = f"{statistics.mean(row['epsilon'] for row in rows):.1f}" if rows[0].get("epsilon") else ""
-        sizes = [f"{rows[0][way] / 2**20:.1f}" if way in rows[0] else "" for way in ("sent", "received")]
-        lines.append(f"| {name} | {statistics.mean(values):.4f}{spread} | {epsilon} | {sizes[0]} | {sizes[1]} |")
+        if name.startswith(REVEALED):
+            rows = [runs[name] for runs in results.values() if name in runs]
+            lines.append(f"Share of a client's items that the server finds, {name.removeprefix(REVEALED)}:\n")
+            for view in VIEWS:
+                lines.append(f"- in the {view}: {statistics.mean(row[view] for row in rows):.2f}")
     return "\n".join(lines)
 
 
@@ -159,7 +177,7 @@ def plot(results: dict[str, dict[str, dict]], path: Path) -> None:
             axes.axhline(level, color="grey", linestyle="--", label=name)
     axes.set(xlabel="rounds", ylabel="validation NDCG@10", ylim=(0, None))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize="small")
+        figure.legend(loc="outside lower center", ncols=3, fontsize="small")
     figure.savefig(path, dpi=120)
 
 
@@ -212,7 +230,7 @@ def runs_of_seed(
     some = drawn[: settings.clients_per_round]
     for multiplier in options.noise_multipliers[:1]:
         yield (
-            f"revealed, noise {multiplier:g}",
+            f"{REVEALED}noise {multiplier:g}",
             lambda: revealed(copy.deepcopy(first), tokenizer, some, settings, multiplier),  # noqa: B023
         )
 
@@ -247,7 +265,11 @@ def main() -> None:
             done[name]["seconds"] = time.perf_counter() - start
             write_json(file, results)
             plot(results, options.output_dir / "rounds.png")
-    print(table(results))
+    title = f"{data.title}: federated training"
+    command = command_line("python scripts/federated.py", sys.argv[1:])
+    print(
+        f"\n## {title}\n\nTest NDCG@10, seeds {options.seeds}.\n\n`{command}`\n\n{table(results)}\n\n{told(results)}"
+    )
 
 
 if __name__ == "__main__":

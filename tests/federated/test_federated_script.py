@@ -66,7 +66,8 @@ def test_the_script_measures_each_way_once(log_file, tmp_path, monkeypatch, caps
     assert 1.5 < runs["fedadam, secure aggregation, 2 rounds"]["received"] / runs["fedavg"]["received"] < 2.5
     assert runs["fedadam, noise 2"]["epsilon"] > 0 and (folder / "rounds.png").stat().st_size > 5_000
     seen = runs["revealed, noise 2"]
-    assert seen["revealed by the update"] > 0.9 > seen["revealed by the mean with noise"]
+    assert seen["client's own update"] > 0.9 > seen["mean with noise"]
+    assert f"- in the mean with noise: {seen['mean with noise']:.2f}" in printed
     federated.main()
     assert (folder / "results.json").read_text() == text
 
