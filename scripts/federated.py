@@ -6,7 +6,7 @@ federated runs with each strategy, with secure aggregation, and with noise. NDCG
 measured on the way. `revealed` is how much an update tells: the share of a client's items among as many items whose
 rows of the table change the most, in what the server sees of one round.
 
-Prints a table. JSON and a plot are written after each run; a run that is there is not repeated.
+Prints a table and draws a plot. JSON is written after each run; a run that is there is not repeated.
 """
 
 import copy
@@ -264,7 +264,7 @@ def main() -> None:
             done[name] = compute()
             done[name]["seconds"] = time.perf_counter() - start
             write_json(file, results)
-            plot(results, options.output_dir / "rounds.png")
+    plot(results, options.output_dir / "rounds.png")
     title = f"{data.title}: federated training"
     command = command_line("python scripts/federated.py", sys.argv[1:])
     print(
