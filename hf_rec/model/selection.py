@@ -72,18 +72,21 @@ def select(
     given = ids.cpu().numpy(), scores.float().cpu().numpy()
     for constraint in constraints:
         constraint.start(*given, length)
-    left = given[1] > -np.inf
+    left, changes, gains = given[1] > -np.inf, type(objective) is not Relevance, given[1]
     chosen, whole = np.full((len(ids), length), -1), np.ones(len(ids), dtype=bool)
     for place in range(length):
         allowed = left
         for constraint in constraints:
             allowed = constraint.restrict(allowed, place)
-        gains = np.where(allowed, objective.gains().float().cpu().numpy(), -np.inf)
-        places = gains.argmax(-1)
-        whole &= gains[rows, places] > -np.inf
+        if changes:
+            gains = objective.gains().float().cpu().numpy()
+        gained = np.where(allowed, gains, -np.inf)
+        places = gained.argmax(-1)
+        whole &= gained[rows, places] > -np.inf
         chosen[whole, place] = places[whole]
         left[rows, places] = False
-        objective.add(torch.from_numpy(places).to(ids.device))
+        if changes:
+            objective.add(torch.from_numpy(places).to(ids.device))
         for constraint in constraints:
             constraint.add(places)
     return torch.from_numpy(chosen).to(ids.device)
