@@ -1,6 +1,7 @@
 """The HTTP service: recommendations from histories and sessions, as a FastAPI application."""
 
 import asyncio
+import gc
 import hmac
 import logging
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pydantic_core import to_json
 
 from .batching import Batcher, Overloaded
 from .engine import BadRequest, Query, answer_queries
-from .models import ModelRefused, ModelSource, folder_version
+from .models import ModelRefused, ModelSource, folder_version, keep_what_is_there
 from .observing import Metrics, Observer, send_problem
 from .schemas import (
     SESSION_ID,
@@ -66,7 +67,9 @@ class Service:
         self.lists = Batcher(self.answer, settings.max_batch, settings.max_waiting, name="lists")
         self.similar_items = Batcher(answer_similar, settings.max_batch, settings.max_waiting, name="similar")
         watching = asyncio.create_task(self.watch()) if settings.watch else None
+        keep_what_is_there()
         yield
+        gc.unfreeze()
         if watching is not None:
             watching.cancel()
         for part in (self.lists, self.similar_items, self.sessions):
@@ -137,6 +140,7 @@ class Service:
         result = "refused"
         try:
             served = await asyncio.to_thread(self.source.reload)
+            keep_what_is_there()
             result = "loaded"
         finally:
             self.metrics.reloads.labels(result).inc()

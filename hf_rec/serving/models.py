@@ -1,5 +1,6 @@
 """The model that a server answers with: opened, checked, and replaced without a pause."""
 
+import gc
 import hashlib
 import shutil
 import tempfile
@@ -154,6 +155,16 @@ class ModelSource:
         return served
 
 
+def keep_what_is_there() -> None:
+    """Collect garbage, and let later collections pass over all that is there now.
+
+    The libraries have so many objects that a collection of all of them stops every answer for some 0.2 seconds.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 def check_successor(old: ServedModel, new: ServedModel) -> None:
     """Raise if requests and sessions that fit one model do not fit the next."""
     if not old.recommend.id_of_item.keys() & new.recommend.id_of_item.keys():
@@ -163,4 +174,4 @@ def check_successor(old: ServedModel, new: ServedModel) -> None:
         raise ModelRefused(f"the new model does not read {changed} as the served one does; restart the server for it")
 
 
-__all__ = ["ModelRefused", "ModelSource", "ServedModel", "open_recommender"]
+__all__ = ["ModelRefused", "ModelSource", "ServedModel", "keep_what_is_there", "open_recommender"]

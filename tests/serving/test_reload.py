@@ -1,8 +1,10 @@
 """New models under a running service: loaded and swapped, or refused while the old one serves on."""
 
+import gc
 import json
 import shutil
 import threading
+import weakref
 
 import pytest
 import torch
@@ -155,6 +157,18 @@ def test_a_watched_folder_is_loaded_again_when_it_changes_and_a_broken_one_is_no
                 threading.Event().wait(0.05)
             versions.append(version)
     assert versions[0] != versions[1] == versions[2] != versions[3]
+
+
+def test_what_is_there_is_left_out_of_collections_until_it_is_replaced(shop):
+    frozen = gc.get_freeze_count()
+    with serve(shop) as client:
+        assert gc.get_freeze_count() > frozen + 10_000
+        served = weakref.ref(client.app.state.service.source.current.recommend.model)
+        replace(shop, seed=1)
+        assert client.post("/admin/reload").status_code == 200
+        assert served() is None
+        assert gc.get_freeze_count() > frozen + 10_000
+    assert gc.get_freeze_count() == 0
 
 
 def test_only_a_folder_can_be_watched(shop, monkeypatch):
