@@ -95,6 +95,14 @@ def test_a_model_that_cannot_be_opened_at_the_start_is_an_error_that_names_it(tm
         ModelSource(tmp_path)
 
 
+def wait_for(version: str, answers: list) -> None:
+    """Until one of the answers, which come in, is of a model, or for ten seconds."""
+    for _ in range(200):
+        if any(response.json()["model_version"] == version for _, response in answers[-20:]):
+            return
+        threading.Event().wait(0.05)
+
+
 def test_a_new_model_is_swapped_in_while_requests_are_answered(shop):
     histories = [ITEMS[:length] for length in range(1, 8)]
     expected, answers, done = {}, [], threading.Event()
@@ -109,13 +117,17 @@ def test_a_new_model_is_swapped_in_while_requests_are_answered(shop):
                 response = client.post("/recommend", json={"history": histories[number]})
                 answers.append((number, response))
 
-        expected[client.get("/ready").json()["model_version"]] = lists()
+        version = client.get("/ready").json()["model_version"]
+        expected[version] = lists()
         threads = [threading.Thread(target=ask, args=[number]) for number in range(len(histories))]
         for thread in threads:
             thread.start()
+        wait_for(version, answers)
         for seed in (1, 2):
             replace(shop, seed=seed)
-            expected[client.post("/admin/reload").json()["model_version"]] = lists()
+            version = client.post("/admin/reload").json()["model_version"]
+            expected[version] = lists()
+            wait_for(version, answers)
         done.set()
         for thread in threads:
             thread.join()
