@@ -15,6 +15,7 @@ from train_with_trainer import shard
 from transformers import Trainer, set_seed
 
 from hf_rec import RankingMetrics, RecommendationCollator
+from hf_rec.compat import end_together
 from hf_rec.data.demo_log import shop_log
 from hf_rec.data.encode import tokenize_splits
 from hf_rec.data.sequences import build_sequences
@@ -116,8 +117,7 @@ def run(
     Path(f"{place}-metrics.json").write_text(json.dumps(found))
     weights = {name: tensor.full_tensor() if sharded else tensor for name, tensor in model.named_parameters()}
     save_file(weights, f"{place}-weights.safetensors")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    end_together()
 
 
 if __name__ == "__main__":
