@@ -7,7 +7,6 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "scripts"))
 
 import numpy as np
-import torch
 from runs import ITEMS, steps
 from safetensors.torch import save_file
 from torch.distributed.fsdp import FSDPModule
