@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
-from ..compat import last_log
 from ..data.columns import as_array
 from ..data.label_collator import LabelCollator
 from ..data.labels import MISSING, Label, fit_label, tokenize_labels
@@ -27,18 +26,16 @@ from ..evaluation.label_metrics import (
     probabilities_of,
     scikit_learn,
 )
-from ..hub.card import model_card
 from ..hub.classifier_card import CLASSIFIER
-from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .arguments import RecommendationTrainingArguments, complete_arguments
-from .checkpoints import RESULTS, RunFolder, check_processes, identify_run
+from .checkpoints import RunFolder, check_processes, identify_run
 from .create import create_model, load_model
 from .fit import callbacks_of, check_finite
 from .label_report import classifier_facts, plot_calibration
-from .report import Origin, plot_training_curve
-from .run import flat_results, meet_log, model_name
+from .report import Origin
+from .run import meet_log, model_name, save_run
 from .trainer import RecommendationTrainer
 
 TEMPERATURES = np.geomspace(0.2, 5, 161)  # has 1
@@ -131,19 +128,10 @@ def train_classifier(
             return {}
         results = evaluate_label_baselines(rows, model.config, model.items.content)
         results["test"] = label_metrics(predicted, labels)
-        trainer.save_state()
-        write_json(folder.path / RESULTS, flat_results(results, last_log(trainer.state)))
-        results[name] = results.pop("test")
-        plot_training_curve(
-            trainer.state.log_history, completed.metric_for_best_model, folder.path / "training_curve.png"
-        )
         if model.num_labels == 2:
             plot_calibration(predicted[:, 1], labels, model.config.id2label[1], folder.path / "calibration.png")
         facts = classifier_facts(trainer, splits, rows, spec, origin)
-        card = model_card(
-            name, origin.dataset, results, facts, args.hub_model_id, origin.license, origin.hub_dataset, CLASSIFIER
-        )
-        save_recommender(folder.path, model, tokenizer, card)
+        results = save_run(folder.path, trainer, model, tokenizer, results, facts, origin, CLASSIFIER)
     if args.push_to_hub:
         push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
     return results

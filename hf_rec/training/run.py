@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import DatasetDict
-from transformers import PreTrainedModel, TrainingArguments, set_seed
+from transformers import PreTrainedModel, Trainer, TrainingArguments, set_seed
 
 from ..compat import last_log
 from ..data.encode import tokenize_splits
@@ -19,7 +19,7 @@ from ..evaluation.baselines import BASELINES, NAMES, content_nearest, random_ord
 from ..evaluation.evaluate import evaluate, evaluate_baselines, ranking_metrics
 from ..evaluation.rules import add_rule_columns, catalogue_of, compile_rules
 from ..evaluation.variety import VarietyMetrics
-from ..hub.card import model_card
+from ..hub.card import RECOMMENDER, CardKind, model_card
 from ..hub.folder import save_recommender, write_json
 from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
@@ -168,15 +168,40 @@ def train_recommender(
         metrics = ranking_metrics(tokenized["train"], model.config, groups)
         results = evaluate_baselines(tokenized, model.config, metrics, baselines=baselines_for(model, new_items))
         results["test"] = test
-        trainer.save_state()
-        write_json(folder.path / RESULTS, flat_results(results, last_log(trainer.state)))
-        results[name] = results.pop("test")
         facts = card_facts(trainer, splits, metrics.item_counts, origin, shards)
-        plot_training_curve(trainer.state.log_history, args.metric_for_best_model, folder.path / "training_curve.png")
-        card = model_card(name, origin.dataset, results, facts, args.hub_model_id, origin.license, origin.hub_dataset)
-        save_recommender(folder.path, model, tokenizer, card)
+        results = save_run(folder.path, trainer, model, tokenizer, results, facts, origin)
     if args.push_to_hub:
         push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+    return results
+
+
+def save_run(
+    folder: Path,
+    trainer: Trainer,
+    model: PreTrainedModel,
+    tokenizer: ItemTokenizer,
+    results: dict[str, dict[str, float]],
+    facts: Mapping[str, object],
+    origin: Origin,
+    kind: CardKind = RECOMMENDER,
+) -> dict[str, dict[str, float]]:
+    """Write what a run found and made: results, learning curve, card, and the model at the very end.
+
+    Args:
+        results: Test metrics by name, those of the model under "test".
+        facts: Of the card, as for [`model_card`].
+
+    Returns:
+        The results, those of the model under its name.
+    """
+    args, log, name = trainer.args, trainer.state.log_history, model_name(trainer.args)
+    trainer.save_state()
+    write_json(folder / RESULTS, flat_results(results, last_log(trainer.state)))
+    plot_training_curve(log, args.metric_for_best_model, folder / "training_curve.png")
+    results = {name if row == "test" else row: metrics for row, metrics in results.items()}
+    repo, license, hub_dataset = args.hub_model_id, origin.license, origin.hub_dataset
+    card = model_card(name, origin.dataset, results, facts, repo, license, hub_dataset, kind)
+    save_recommender(folder, model, tokenizer, card)
     return results
 
 

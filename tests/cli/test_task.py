@@ -22,8 +22,8 @@ TINY += ["--save_steps", 0.5, "--task", "classification"]
 @pytest.fixture(autouse=True)
 def no_plot(monkeypatch):
     """Drawing takes as long as a small training."""
-    for name in ("plot_training_curve", "plot_calibration"):
-        monkeypatch.setattr(f"hf_rec.training.classify.{name}", lambda *_: None)
+    for name in ("run.plot_training_curve", "classify.plot_calibration"):
+        monkeypatch.setattr(f"hf_rec.training.{name}", lambda *_: None)
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def taste_splits(label: str = "liked", log: pa.Table | None = None):
 @pytest.fixture(autouse=True)
 def no_plot(monkeypatch):
     """Drawing takes as long as a small training."""
-    monkeypatch.setattr("hf_rec.training.classify.plot_training_curve", lambda *_: None)
+    monkeypatch.setattr("hf_rec.training.run.plot_training_curve", lambda *_: None)
 
 
 @pytest.mark.parametrize("is_decoder", [False, True])
