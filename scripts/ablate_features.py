@@ -18,6 +18,7 @@ from reproduce import spread
 from tqdm.auto import tqdm
 
 from hf_rec.cli.embed import main as embed
+from hf_rec.cli.train import command_line
 
 CLOCK = ["hour", "weekday", "month"]
 
@@ -160,6 +161,7 @@ def main() -> None:
     if unknown := sorted({*(options.variants or [])} - {*variants}):
         parser.error(f"no variant {unknown}; there are {list(variants)}")
     print(f"\n## {options.dataset}: what features are worth\n\nMeans over the seeds {options.seeds}.\n")
+    print(f"`{command_line('python scripts/ablate_features.py', sys.argv[1:])}`\n")
     print("| | validation NDCG@10 | test NDCG@10 | test HR@10 |\n|---|---:|---:|---:|", flush=True)
     for variant in tqdm(options.variants or variants):
         given = arguments_of(shop, variants[variant], tables)

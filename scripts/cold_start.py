@@ -13,6 +13,7 @@ from pathlib import Path
 
 from reproduce import spread
 
+from hf_rec.cli.train import command_line
 from hf_rec.evaluation.baselines import NAMES
 
 METRICS = ("cold_ndcg@10", "cold_hr@10", "warm_ndcg@10", "warm_hr@10")
@@ -56,9 +57,12 @@ def main() -> None:
     rows = {name: ("content", name) for name in NAMES}
     rows |= {"ids alone": ("ids", "test"), f"with {', '.join(options.item_columns)}": ("content", "test")}
     first = runs["content"][0]
+    targets = f"{first['test_cold_targets']:,} cold and {first['test_warm_targets']:,} warm targets"
     print(
-        f"{options.train_file.parent.name}: {first['test_cold_targets']} cold and {first['test_warm_targets']} warm "
-        f"targets, seeds {options.seeds}\n\n| | {' | '.join(METRICS)} |\n|---|{'---|' * len(METRICS)}"
+        f"\n## {options.train_file.parent.name}: new items\n\nThe newest {options.hold_out_items:.0%} of the "
+        f"items left out of training: {targets}, seeds {options.seeds}.\n\n"
+        f"`{command_line('python scripts/cold_start.py', sys.argv[1:])}`\n\n"
+        f"| | {' | '.join(METRICS)} |\n|---|{'---:|' * len(METRICS)}"
     )
     for label, (name, prefix) in rows.items():
         values = [spread([run[f"{prefix}_{metric}"] for run in runs[name]]) for metric in METRICS]

@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from transformers import HfArgumentParser
 
 from hf_rec.cli.arguments import DataArguments
+from hf_rec.cli.train import command_line
 from hf_rec.data.columns import as_array, list_lengths, time_numbers
 from hf_rec.data.splits import cut_histories, with_targets
 from hf_rec.training import evaluate_recommender
@@ -138,6 +139,7 @@ def main() -> None:
         weeks.append({"targets": len(splits["test"]), "ndcg@10": row, "seconds": seconds})
         (folder / "weeks.json").write_text(json.dumps(weeks, indent=2) + "\n", encoding="utf-8")
         plot(weeks, folder / "weeks.png")
+    print(f"\n## {data.title}: growth over weeks\n\n`{command_line('python scripts/grow.py', sys.argv[1:])}`\n")
     print(table(weeks))
 
 

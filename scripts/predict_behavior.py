@@ -13,7 +13,6 @@ with a new model and with the recommender's encoder. A run that is finished is n
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -25,7 +24,9 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from reproduce import spread
 
+from hf_rec.cli.train import command_line
 from hf_rec.evaluation.label_baselines import LABEL_BASELINES
 
 METRICS = ("auc", "average_precision", "accuracy", "log_loss", "calibration_error")
@@ -165,19 +166,13 @@ def compare(name: str, options: argparse.Namespace, others: list[str]) -> dict[s
     return results
 
 
-def cell(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.4f}{spread}"
-
-
 def table(runs: dict[str, list[dict]]) -> str:
     """A Markdown table with a row for each baseline and model."""
     rows = {baseline: (FROM_SCRATCH, baseline) for baseline in LABEL_BASELINES}
     rows |= {kind: (kind, "test") for kind in runs}
     lines = [f"| | {' | '.join(METRICS)} |", f"|---|{'---|' * len(METRICS)}"]
     for shown, (kind, prefix) in rows.items():
-        values = [cell([run[f"{prefix}_{metric}"] for run in runs[kind]]) for metric in METRICS]
+        values = [spread([run[f"{prefix}_{metric}"] for run in runs[kind]]) for metric in METRICS]
         lines.append(f"| {shown} | {' | '.join(values)} |")
     return "\n".join(lines)
 
@@ -198,7 +193,9 @@ def main() -> None:
     for name in options.names:
         for label, runs in compare(name, options, others).items():
             count = runs[FROM_SCRATCH][0]["test_labels"]
-            print(f"\n{name}, `{label}`: {count} test labels, seeds {options.seeds}\n\n{table(runs)}", flush=True)
+            print(f"\n## {name}: predicting `{label}`\n\n{count:,} test labels, seeds {options.seeds}.\n")
+            print(table(runs), flush=True)
+    print(f"\n`{command_line('python scripts/predict_behavior.py', sys.argv[1:])}`")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from transformers import HfArgumentParser
 
 from hf_rec import Bert4RecConfig
 from hf_rec.cli.arguments import DataArguments
+from hf_rec.cli.train import command_line
 from hf_rec.data import tokenize_splits
 from hf_rec.evaluation import evaluate
 from hf_rec.training import RecommendationTrainingArguments, load_model, replace_items, train_recommender
@@ -69,7 +70,9 @@ def main() -> None:
     data, args, options = parser.parse_args_into_dataclasses()
     data.refuse("hold_out_items", "include_seen")
     splits = data.load_splits()
-    print(f"{data.title}, seeds {options.seeds}: NDCG@10 of {len(splits['test']):,} test users\n")
+    print(f"\n## {data.title}: a model of another shop\n")
+    print(f"NDCG@10 of {len(splits['test']):,} test users, seeds {options.seeds}.\n")
+    print(f"`{command_line('python scripts/transfer.py', sys.argv[1:])}`\n")
     print(f"{MOVED}, before any training: {untrained(options, data, splits):.4f}\n")
     names = [*BASELINES, *options.models]
     print(f"| share of users | users | {' | '.join(names)} |\n|{'---:|' * (len(names) + 2)}", flush=True)
