@@ -142,6 +142,19 @@ def time_numbers(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
     return times
 
 
+def check_order(users: pa.Array, timestamps: pa.ListArray) -> None:
+    """Raise for a user whose times go back."""
+    times = time_numbers(timestamps.flatten(), "timestamps")
+    rows = np.repeat(np.arange(len(users)), list_lengths(timestamps))
+    back = np.flatnonzero((rows[1:] == rows[:-1]) & (times[1:] < times[:-1]))
+    if len(back):
+        first = users[int(rows[back[0]])].as_py()
+        raise ValueError(
+            f"the timestamps of {len(np.unique(rows[back]))} users are not in order, such as those of {first!r}; sort "
+            "each history by time"
+        )
+
+
 def time_number(value, type_: pa.DataType):
     """A time, as of a column of that type, as the number that [`time_numbers`] makes of it."""
     cut = pa.array([value])
@@ -154,8 +167,21 @@ def time_number(value, type_: pa.DataType):
 
 
 def parse_times(column: pa.Array, name: str, time_format: str | None = None) -> pa.Array:
-    """Times as they are; those that are text as timestamps, as [`fit_time_format`] reads them."""
-    return fit_time_format(column, name, time_format)[1] if is_string(column.type) else column
+    """Times as they are; those that are text as timestamps, as [`fit_time_format`] reads them.
+
+    Raises:
+        ValueError: for a format of times that are no text, and as [`fit_time_format`].
+    """
+    if is_string(column.type):
+        return fit_time_format(column, name, time_format)[1]
+    check_time_format(column.type, name, time_format)
+    return column
+
+
+def check_time_format(type_: pa.DataType, name: str, time_format: str | None) -> None:
+    """Raise for a format of times that are no text."""
+    if time_format:
+        raise ValueError(f"column {name!r}: {time_format!r} reads times that are text, and these are {type_}")
 
 
 def fit_time_format(column: pa.Array, name: str, time_format: str | None = None) -> tuple[str, pa.Array]:

@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,8 @@ import pyarrow.parquet
 import torch
 from tqdm.auto import tqdm
 from transformers.utils import logging
+
+from .files import write_whole
 
 logger = logging.get_logger(__name__)
 
@@ -92,14 +94,6 @@ def encode_batches(values: list, encode: Encoder, batch_size: int) -> Iterator[n
         yield np.asarray(encode(values[start : start + batch_size]), dtype=np.float32)
 
 
-def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file as a whole or not at all."""
-    staging = file.with_name(f".{file.name}.tmp")
-    with staging.open("wb") as stream:
-        write(stream)
-    staging.replace(file)
-
-
 def text_encoder(model_name_or_path: str) -> Encoder:
     """An encoder of texts: a model of sentence-transformers, or any other text encoder, whose states are averaged.
 
@@ -132,7 +126,8 @@ def audio_encoder(model_name_or_path: str) -> Encoder:
         waves = [open_sound(sound, rate) for sound in sounds]
         return extractor(waves, sampling_rate=rate, padding=True, return_tensors="pt")
 
-    return pooled(model_name_or_path, prepare)
+    encode = pooled(model_name_or_path, prepare)
+    return lambda sounds: np.concatenate([encode([sound]) for sound in sounds])  # padding would change the mean
 
 
 def pooled(model_name_or_path: str, prepare: Callable) -> Encoder:

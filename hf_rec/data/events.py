@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from .columns import as_array, list_lengths, time_numbers
-from .files import TableFiles, find_files, is_path
+from .files import TableFiles, find_files, is_address, is_path
 from .sequences import build_sequences, encode_ids, repeats
 
 NAMES = {"item_ids": "item_id", "timestamps": "timestamp"}  # of the lists of sequences as columns of events
-BASKET = "basket_ids"
 WAIT = 10.0  # seconds for an answer of Kafka
 
 Source = Callable[[Mapping[str, Any]], tuple[Any, dict[str, Any]]]
@@ -32,8 +31,13 @@ def file_source(paths: str | Path | Iterable[str | Path], **options: Any) -> Sou
     Returns:
         A function of what is known, `{path: [size, time of change]}`, that returns the new files, or None, and what is
         known then.
+
+    Raises:
+        ValueError: for an address.
     """
     paths = [paths] if is_path(paths) else list(paths)
+    if addresses := [str(path) for path in paths if is_address(path)]:
+        raise ValueError(f"newest events are read from files of this machine, got {addresses}; copy them here first")
 
     def newest(known: Mapping[str, Any]) -> tuple[TableFiles | None, dict[str, Any]]:
         found = [find_files(path) for path in paths if not is_empty(path)]
@@ -158,6 +162,7 @@ class EventStore:
 
     def __init__(self, folder: Path, event_columns: Iterable[str] = (), **options: Any):
         self.folder, self.event_columns, self.options = folder, list(event_columns), options
+        self.basket_column = options.get("basket_column")
 
     def take(self, state: Mapping[str, Any], sources: Iterable[Source]) -> dict[str, Any]:
         """Write what is new in the sources as one batch.
@@ -178,8 +183,9 @@ class EventStore:
             interactions, found = source(known)
             known |= found
             if interactions is not None:
-                sequences = build_sequences(interactions, event_columns=self.event_columns, **self.options)
-                parts.append(self.number_baskets(events_of(sequences), [*filter(None, [old]), *parts]))
+                options = self.options | {"basket_column": None}  # an order may come in several batches
+                columns = [*self.event_columns, *filter(None, [self.basket_column])]
+                parts.append(events_of(build_sequences(interactions, event_columns=columns, **options)))
         new = self.unknown_events(old, parts)
         if not len(new):
             return state | {"known": known}
@@ -189,14 +195,6 @@ class EventStore:
         pq.write_table(new, partial)
         partial.replace(self.folder / name)
         return state | {"batches": [*state["batches"], name], "known": known}
-
-    def number_baskets(self, events: pa.Table, before: list[pa.Table]) -> pa.Table:
-        """The events with other numbers of baskets than those before."""
-        if BASKET not in events.column_names:
-            return events
-        first = max((int(as_array(table[BASKET]).to_numpy().max()) + 1 for table in before), default=0)
-        numbers = pa.array(as_array(events[BASKET]).to_numpy() + first)
-        return events.set_column(events.column_names.index(BASKET), BASKET, numbers)
 
     def unknown_events(self, old: pa.Table | None, parts: list[pa.Table]) -> pa.Table:
         """The events of the parts that are no repetitions of others, by user, item and time."""
@@ -218,9 +216,7 @@ class EventStore:
 
     def sequences(self, batches: Iterable[str]) -> Dataset:
         """The sequences of the events of some batches."""
-        events = self.read(batches)
-        baskets = {"basket_column": BASKET} if BASKET in events.column_names else {}
-        return build_sequences(events, event_columns=self.event_columns, **baskets)
+        return build_sequences(self.read(batches), event_columns=self.event_columns, basket_column=self.basket_column)
 
 
 def check_columns(expected: pa.Schema, found: pa.Schema) -> None:

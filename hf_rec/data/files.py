@@ -2,10 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from glob import glob
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import pyarrow as pa
@@ -76,7 +77,10 @@ class TableFiles:
 
     def read_file(self, path: Path | str, columns: list[str]) -> pa.Table:
         if kind_of(path) == ".parquet":
-            return pa.parquet.ParquetFile(open_file(path)).read(columns=columns)
+            file = pa.parquet.ParquetFile(open_file(path))
+            if missing := sorted({*columns} - {*file.schema_arrow.names}):
+                raise KeyError(f"no column {missing}; the first file has it")
+            return file.read(columns=columns)
         if kind_of(path) in JSON:
             return self.read_json(path).select(columns)
         return self.read_text(path, columns)
@@ -173,6 +177,19 @@ def whole_ids(table: pa.Table, names: Iterable[str]) -> pa.Table:
         ids = pc.replace_substring_regex(table[name], r"\.0$", "")
         table = table.set_column(table.column_names.index(name), name, ids)
     return table
+
+
+def write_whole(file: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file as a whole or not at all."""
+    staging = file.with_name(f".{file.name}.tmp")
+    with staging.open("wb") as stream:
+        write(stream)
+    staging.replace(file)
+
+
+def times_as_text(time_column: str | None, time_format: str | None) -> list[str]:
+    """The column of times, if its values stay as they are written because a format reads them: "31012024" is text."""
+    return [time_column or "timestamp"] if time_format else []
 
 
 def is_path(value) -> bool:

@@ -120,6 +120,7 @@ def split_users(
     user_column: str = "user_id",
     time_column: str | None = None,
     seed: int = 0,
+    time_format: str | None = None,
 ) -> DatasetDict:
     """Labelled users in a random split: 80 % for training, 10 % for validation, 10 % for the test.
 
@@ -134,6 +135,7 @@ def split_users(
         user_column: Its column of the user.
         time_column: Its column of the moment from which on nothing is known; `timestamp` if there is one.
         seed: Of the split.
+        time_format: How times are written as text, as for [`build_sequences`].
 
     Returns:
         For each split the columns of the sequences, `target_event_label` and, where it is known, `target_time`.
@@ -151,7 +153,8 @@ def split_users(
     if time_column in rows.column_names:
         if TIMES not in sequences.column_names:
             raise ValueError(f"the table of users has the times {time_column!r}, but the sequences have no timestamps")
-        moments = as_moments(as_array(rows[time_column]), time_column, as_array(sequences[TIMES]).type.value_type)
+        moments = parse_times(as_array(rows[time_column]), time_column, time_format)
+        moments = as_moments(moments, time_column, as_array(sequences[TIMES]).type.value_type)
         lengths = events_before(as_array(sequences[TIMES]), moments)
     kept = pa.array(lengths > 0)
     report(len(rows) - pc.sum(kept).as_py(), len(rows), "users without an event before their time")
@@ -182,13 +185,12 @@ def labelled_users(users, label: str, user_column: str) -> pa.Table:
     return kept
 
 
-def as_moments(column: pa.Array, name: str, type_: pa.DataType) -> pa.Array:
+def as_moments(moments: pa.Array, name: str, type_: pa.DataType) -> pa.Array:
     """Times of users in the type of the timestamps of the log.
 
     Raises:
         ValueError: for numbers beside dates, or the other way round.
     """
-    moments = parse_times(column, name)
     if pa.types.is_temporal(moments.type) != pa.types.is_temporal(type_):
         raise ValueError(f"the times {name!r} of the users are of type {moments.type}, those of the log {type_}")
     return moments.cast(type_)

@@ -4,11 +4,22 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset
 
-from .columns import as_array, id_strings, is_list, list_lengths, make_lists, parse_times, report, time_numbers
+from .columns import (
+    as_array,
+    check_order,
+    id_strings,
+    is_list,
+    list_lengths,
+    make_lists,
+    parse_times,
+    report,
+    time_numbers,
+)
 from .expressions import columns_of, filter_table
-from .files import TableFiles, is_path
+from .files import TableFiles, is_path, times_as_text
 from .sources import PRESETS, as_table, column_names, load_log
 
 # Names of columns of sequences, splits and their encoding.
@@ -72,7 +83,8 @@ def build_sequences(
     """
     event_columns = list(dict.fromkeys(event_columns))
     if is_path(interactions) or (isinstance(interactions, list) and all(map(is_path, interactions))):
-        interactions = TableFiles(interactions, (user_column, item_column))
+        as_written = [user_column, item_column, *times_as_text(time_column, time_format)]
+        interactions = TableFiles(interactions, as_written)
     names = column_names(interactions)
     time_column = time_column or next((name for name in ("timestamp", "position") if name in names), None)
     used = {user_column, item_column, time_column or "timestamp", *event_columns}
@@ -121,7 +133,8 @@ def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
         columns: Other columns, for features of the model: lists, or one value for each user.
 
     Raises:
-        ValueError: for a missing column, a missing id, or a list of another length than `item_ids`.
+        ValueError: for a missing column, a missing id, a user with two rows, a list of another length than `item_ids`,
+            or times that are not in order.
     """
     columns = list(columns)
     kept = ["item_ids", *(["timestamps"] if "timestamps" in table.column_names else []), *columns]
@@ -132,6 +145,11 @@ def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
     users = id_strings(as_array(table["user_id"]))
     if items.null_count or users.null_count:
         raise ValueError(f"{items.null_count} item ids and {users.null_count} user ids are missing or empty")
+    counts = pc.value_counts(users)
+    if repeated := counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist():
+        raise ValueError(
+            f"{len(repeated)} users have several rows, such as {repeated[0]!r}; give one row for each user"
+        )
     lengths = list_lengths(ids)
     sequences = {"user_id": users, "item_ids": make_lists(items, lengths)}
     for name in kept[1:]:
@@ -143,6 +161,8 @@ def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
             row = int(np.flatnonzero(list_lengths(column) != lengths)[0])
             raise ValueError(f"column {name!r} needs a value for each item, which row {row} of the sequences lacks")
         sequences[name] = make_lists(column.flatten(), lengths)
+    if "timestamps" in sequences:
+        check_order(users, sequences["timestamps"])
     return Dataset(pa.table(sequences))
 
 

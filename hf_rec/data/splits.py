@@ -9,7 +9,17 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict
 
 from ..model.features import category_name
-from .columns import as_array, filter_lists, is_list, list_lengths, make_lists, report, time_number, time_numbers
+from .columns import (
+    as_array,
+    check_order,
+    filter_lists,
+    is_list,
+    list_lengths,
+    make_lists,
+    report,
+    time_number,
+    time_numbers,
+)
 
 # The names of a target's item, time and basket; that of another column `name` is `target_name`.
 TARGETS = {"item_ids": "target_id", "timestamps": "target_time", "basket_ids": "target_basket"}
@@ -217,6 +227,9 @@ def join_splits(
 
     Returns:
         As [`leave_one_out`].
+
+    Raises:
+        ValueError: for splits with different columns, and for a user with events in an earlier split that are later.
     """
     parts = [train, validation, test]
     columns = [set(list_columns(part)) for part in parts]
@@ -233,6 +246,8 @@ def join_splits(
     for name in list_columns(train):
         values = pa.concat_arrays([as_array(part[name]).flatten() for part in parts])
         joined[name] = make_lists(values.take(pa.array(order)), counts.sum(0))
+    if "timestamps" in joined:
+        check_order(users.dictionary, joined["timestamps"])
     part = np.repeat(split, lengths)[order]
     periods = {"validation": part == 1, "test": part == 2}
     return split_periods(Dataset(pa.table(joined)), counts[0], periods, target_events)

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
 from ..data.collator import RecommendationCollator
-from ..data.columns import as_array, list_lengths
+from ..data.columns import as_array, list_lengths, report
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..model.rule_set import RuleSet
 from .baselines import BASELINES, Scorer, evaluate_scorer
@@ -62,6 +62,8 @@ def evaluate(
             "no model can find them; give --include_seen (exclude_seen=False) to rank them, or change the rule "
             "'exclude_seen' if there is one"
         )
+    removed = np.isin(as_array(tokenized[split]["labels"]), config.removed_ids or [])
+    report(int(removed.sum()), len(removed), f"{split} targets that no ranking can hit, as the items were removed")
     metrics = ranking_metrics(tokenized["train"], config, groups, variety)
     with tempfile.TemporaryDirectory() as scratch:
         options = {

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 TIMES = "timestamps"  # the column that the kinds of time read
+LAST_TIME = 253_370_000_000  # seconds since 1970, in the year 9998; `datetime` ends with 9999
 MISSING_TIME = np.iinfo(np.int64).min
 GAP_BITS = 63  # of the longest time gap
 NUMBER_BINS = 16
@@ -251,12 +252,22 @@ def encode_time(unit: str, count: int | None) -> Callable:
 
     def encode_part(_feature: Feature, times: np.ndarray) -> np.ndarray:
         times = np.asarray(times, dtype=np.int64)
+        check_seconds(times[times != MISSING_TIME])
         parts = times.astype("datetime64[s]").astype(f"datetime64[{unit}]").astype(np.int64)
         # 1970-01-01 was a Thursday, the fourth day of a week that begins on Monday.
         parts = (parts + 3 if count == 7 else parts) % count
         return np.where(times == MISSING_TIME, 0, 1 + parts)
 
     return encode_part
+
+
+def check_seconds(times: np.ndarray) -> None:
+    """Raise for times that are no dates in seconds since 1970."""
+    if (wrong := times[np.abs(times) >= LAST_TIME]).size:
+        raise ValueError(
+            f"hours, weekdays, months and days need times in seconds since 1970, got {wrong[0]}, as of milliseconds; "
+            "divide them, or give dates"
+        )
 
 
 def keep(feature: Feature, _values: Sequence) -> Feature:

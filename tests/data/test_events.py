@@ -91,9 +91,12 @@ def test_columns_and_baskets_are_kept(tmp_path):
         pq.write_table(table, tmp_path / f"{number}.parquet")
         state = take(store, state, file_source(tmp_path / f"{number}.parquet"))
     rows = {row["user_id"]: row for row in store.sequences(state["batches"])}
-    assert rows["u"]["kind"] == ["x", "y", "z", "x"] and rows["u"]["timestamps"] == [1, 1, 5, 6]
+    whole = build_sequences(pa.concat_tables([first, second]), event_columns=["kind"], basket_column="order")
+    assert rows == {row["user_id"]: row for row in whole}
+    # the order 7 came in both files: its item of the second one belongs to the basket of the first
+    assert rows["u"]["item_ids"] == ["a", "b", "d", "c"] and rows["u"]["timestamps"] == [1, 1, 1, 5]
     baskets = rows["u"]["basket_ids"]
-    assert baskets[0] == baskets[1] and len({*baskets, *rows["v"]["basket_ids"]}) == 4
+    assert baskets[0] == baskets[1] == baskets[2] and len({*baskets, *rows["v"]["basket_ids"]}) == 3
 
 
 def test_nothing_is_taken_of_events_with_other_columns_or_damaged_files(tmp_path):

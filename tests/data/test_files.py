@@ -167,3 +167,30 @@ def test_a_file_that_the_standard_library_writes_is_read_as_it_reads_it(tmp_path
     assert [(row["user_id"], row["item_id"], str(row["timestamp"])) for row in table] == [
         (row["user_id"], row["item_id"], row["timestamp"]) for row in expected
     ]
+
+
+@pytest.mark.parametrize(("kind", "rows"), [("csv", "u,a,31012024\nu,b,01022024\nu,c,02022024\n"), ("jsonl", None)])
+def test_times_that_look_like_numbers_are_read_in_their_format(write, kind, rows):
+    """As numbers, the last days of January would come after the first ones of February."""
+    if kind == "jsonl":
+        rows = "".join(
+            f'{{"user_id": "u", "item_id": "{item}", "timestamp": "{time}"}}\n'
+            for item, time in zip("abc", ("31012024", "01022024", "02022024"), strict=True)
+        )
+    file = write(f"log.{kind}", (HEADER + "\n" if kind == "csv" else "") + rows)
+    assert items(file, time_format="%d%m%Y") == [["a", "b", "c"]]
+
+
+def test_a_format_of_times_that_are_no_text_is_an_error(tmp_path):
+    pyarrow.parquet.write_table(
+        pa.table({"user_id": ["u"], "item_id": ["a"], "timestamp": [31012024]}), tmp_path / "log.parquet"
+    )
+    with pytest.raises(ValueError, match="'timestamp': '%d%m%Y' reads times that are text, and these are int64"):
+        build_sequences(tmp_path / "log.parquet", time_format="%d%m%Y")
+
+
+def test_a_column_that_a_later_file_lacks_is_an_error(tmp_path):
+    for number, name in enumerate(("price", "Price")):
+        pyarrow.parquet.write_table(pa.table({"item_id": ["a"], name: [1.0]}), tmp_path / f"{number}.parquet")
+    with pytest.raises(ValueError, match=r"1\.parquet.*no column \['price'\]; the first file has it"):
+        read_table([str(tmp_path / "0.parquet"), str(tmp_path / "1.parquet")])

@@ -161,6 +161,8 @@ def test_sequences_that_are_ready_are_read():
         ({"item_ids": [["a", None], ["b"]]}, "1 item ids and 0 user ids are missing"),
         ({"user_id": ["u", ""]}, "0 item ids and 1 user ids are missing"),
         ({"rating": [[1, 2], [1, 2]]}, "'rating'.*row 1"),
+        ({"user_id": ["u", "u"]}, "1 users have several rows, such as 'u'"),
+        ({"timestamps": [[2, 1], [0]]}, "timestamps of 1 users are not in order, such as those of 'u'"),
     ],
 )
 def test_sequences_that_are_not_whole_are_refused(changes, message):

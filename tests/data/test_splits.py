@@ -203,6 +203,13 @@ def test_users_of_given_splits_without_a_history_are_counted(caplog):
     assert caplog.messages == ["left out 1 of 2: users without a history before the validation period"]
 
 
+def test_a_validation_before_the_training_is_an_error():
+    early, late, last = (sequences_of([times]) for times in ([1, 2], [5, 6], [7, 8]))
+    assert join_splits(early, late, last)["train"]["timestamps"][:] == [[1, 2]]
+    with pytest.raises(ValueError, match="timestamps of 1 users are not in order, such as those of 'u0'"):
+        join_splits(late, early, late)
+
+
 KINDS = st.lists(st.lists(st.sampled_from(["view", "buy"]), min_size=1, max_size=7), min_size=1, max_size=6)
 
 
@@ -236,7 +243,8 @@ def test_targets_of_a_kind_of_event_are_those_of_a_slow_way(kinds):
     train = sequences.map(lambda row: {name: row[name][:3] for name in ("item_ids", "timestamps", "kind")})
     with pytest.raises(ValueError, match="in the validation period that are {'kind': .'buy'.}"):
         join_splits(train, parts.select([]), parts, targets)
-    found = join_splits(train, parts, parts, targets)["validation"]
+    later = parts.map(lambda row: {"timestamps": [time + 9 for time in row["timestamps"]]})
+    found = join_splits(train, parts, later, targets)["validation"]
     assert [(int(row["user_id"][1:]), len(row["item_ids"])) for row in found] == expected["cut"]
 
 

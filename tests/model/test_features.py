@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hf_rec import Bert4RecConfig, Feature
-from hf_rec.model.features import KINDS, MISSING_TIME, NUMBER_BINS, Columns, category_name, differences, encode, fit
+from hf_rec.model.features import (
+    KINDS,
+    LAST_TIME,
+    MISSING_TIME,
+    NUMBER_BINS,
+    Columns,
+    category_name,
+    differences,
+    encode,
+    fit,
+)
 
 DAY = 86_400
 GAP, HOUR, WEEKDAY, MONTH = (Feature(kind, kind) for kind in ("time_gap", "hour", "weekday", "month"))
@@ -103,13 +113,19 @@ def test_times_out_of_order_are_an_error_that_names_them():
         differences(np.array([4, 1, 9, 8]), first=np.array([True, True, False, False]))
 
 
-@given(st.lists(seconds, max_size=8))
+@given(st.lists(seconds.filter(lambda time: abs(time) < LAST_TIME), max_size=8))
 def test_parts_of_a_time_are_those_of_the_calendar_in_utc(times):
     dates = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=time) for time in times]
     times = [*times, MISSING_TIME]
     assert encode(HOUR, times).tolist() == [*(1 + date.hour for date in dates), 0]
     assert encode(WEEKDAY, times).tolist() == [*(1 + date.weekday() for date in dates), 0]
     assert encode(MONTH, times).tolist() == [*(date.month for date in dates), 0]
+
+
+@pytest.mark.parametrize("feature", [HOUR, WEEKDAY, MONTH])
+def test_parts_of_a_time_in_milliseconds_are_an_error(feature):
+    with pytest.raises(ValueError, match="seconds since 1970, got 1700000000000, as of milliseconds"):
+        encode(feature, [1_700_000_000, 1_700_000_000_000, MISSING_TIME])
 
 
 def test_parts_of_a_time_have_a_code_each():

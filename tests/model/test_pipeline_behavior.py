@@ -61,6 +61,12 @@ def test_rows_of_evaluation_are_those_of_the_pipeline(predict, splits, tokenizer
         assert [row["score"] for row in answer] == sorted((row["score"] for row in answer), reverse=True)
 
 
+def test_an_item_that_the_model_does_not_know_is_reported(predict, caplog):
+    answers = predict({"item_ids": ["item-1"], "items": ["tpyo", "item-2", "typo"]}, top_k=None)
+    assert answers[0] == answers[2] != answers[1]
+    assert "2 of 3 items are unknown to the model, such as 'tpyo'" in caplog.text
+
+
 def test_top_k_may_be_given_once_for_all_calls(predict):
     opened = pipeline("behavior-prediction", model=predict.model, tokenizer=predict.tokenizer, top_k=None)
     history = {"item_ids": ["item-1"], "item": "item-2"}

@@ -238,6 +238,8 @@ def test_seen_items_come_back_after_some_days():
     assert rules.seen([3, 4, 5, 1], [0, 8 * day, 9 * day, np.nan], 10 * day, context) == [4, 5, 1]
     with pytest.raises(ValueError, match="timestamps"):
         rules.seen([3], None, 10 * day, context)
+    with pytest.raises(ValueError, match="seconds since 1970, got 17.*as of milliseconds"):
+        rules.seen([3], [1_700_000_000_000], 1_700_000_000, context)
 
 
 class FewestFirst(Relevance):
