@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import HfArgumentParser
 
-from ..data.columns import as_array
+from ..data.columns import as_array, id_strings, report
 from ..data.files import TableFiles
 from ..hub.folder import save_recommender
 from ..training.create import load_model
@@ -47,6 +47,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"no column {args.item_column!r} in the table of items, which has {items.column_names}")
         ids = as_array(items.read([args.item_column])[args.item_column])
         added = add_items(model, tokenizer, ids, items, args.item_column, args.start)
+        removed = {*tokenizer.convert_ids_to_tokens(model.config.removed_ids or [])}
+        report(len(removed.intersection(id_strings(ids).to_pylist())), len(ids), "items that were removed before")
     remove_items(model, tokenizer, args.remove_items)
     save_recommender(args.output_dir, model, tokenizer)
     print(f"added {len(added):,} items, removed {len(args.remove_items):,}: {args.output_dir}")

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 
 from ..data.encode import DERIVED
 from ..data.expressions import columns_of, filter_table
-from ..data.files import TableFiles, is_prepared
+from ..data.files import TableFiles, is_prepared, times_as_text
 from ..data.items import item_columns, one_row_each
 from ..data.sequences import build_sequences, read_sequences
 from ..data.shards import SequenceShards
@@ -30,10 +30,19 @@ TABLE = (
 )
 # Options that have no meaning for prepared sequences.
 OF_LOG = (
-    *(*TABLE, "delimiter", "column_names", "filter", "users_file", "min_user_count", "min_item_count"),
+    *(*TABLE, "delimiter", "column_names", "filter", "min_user_count", "min_item_count"),
     *("validation_file", "test_file"),
 )
+NO_USERS = (
+    "--users_file is read with a log, not with sequences of `hf-rec prepare`; add its columns to the rows of the log "
+    "and name them in --request_columns"
+)
 FLAG = {"nargs": "?", "const": True}  # of a field that is None unless it is given, alone or with "true" or "false"
+
+
+def given_options(arguments, names: Iterable[str]) -> list[str]:
+    """The options of a dataclass, among those that are named, that do not have their default values, as flags."""
+    return [f"--{name}" for name in names if getattr(arguments, name) != getattr(type(arguments), name)]
 
 
 @dataclass
@@ -71,7 +80,8 @@ class LogArguments:
     )
 
     def open_files(self, files: list[str]) -> TableFiles:
-        return TableFiles(files, (self.user_column, self.item_column), self.delimiter, self.column_names)
+        as_written = [self.user_column, self.item_column, *times_as_text(self.time_column, self.time_format)]
+        return TableFiles(files, as_written, self.delimiter, self.column_names)
 
     def load_sequences(self, log, columns: list[str], **options) -> Dataset:
         """Sequences of a log, or those that it holds already, with the columns of features.
@@ -93,8 +103,10 @@ class LogArguments:
         kept = [name for name in others if name in log.column_names or name not in DERIVED]
         options |= {name: getattr(self, name) for name in ("filter", "basket_column") if getattr(self, name)}
         if "item_ids" in log.column_names:
-            if options:
-                raise ValueError(f"{sorted(options)} are options for a log, but sequences were given")
+            given = [*given_options(self, ("time_column", "time_format")), *(f"--{name}" for name in sorted(options))]
+            if given:
+                raise ValueError(f"{given} are options for a log, but sequences were given")
+            kept += [name for name in ["basket_ids"] if name in log.column_names]
             sequences = read_sequences(as_table(log, {"user_id", "item_ids", "timestamps", *kept}), kept)
         else:
             names = ("user_column", "item_column", "time_column", "time_format")
@@ -176,7 +188,11 @@ class DataArguments(LogArguments):
             raise ValueError("give both of --validation_file and --test_file, or none")
         if self.test_file and not self.train_file:
             raise ValueError("--validation_file and --test_file need --train_file")
-        given = [name for name in TABLE if getattr(self, name) != getattr(DataArguments, name)]
+        of_others = ["split"] if self.test_file else []
+        of_others += ["dataset_config_name", "dataset_split"] if self.train_file else ["delimiter", "column_names"]
+        if unread := given_options(self, of_others):
+            raise ValueError(f"{unread} are not read with these files or this data set; leave them out")
+        given = given_options(self, TABLE)
         if given and self.dataset_name in PRESETS:
             raise ValueError(f"the columns and the split of {self.dataset_name} are known; do not give {given}")
 
@@ -191,8 +207,7 @@ class DataArguments(LogArguments):
 
     def refuse(self, *names: str) -> None:
         """Raise for options, named here, that were given to a command that does not read them."""
-        given = [f"--{name}" for name in names if getattr(self, name) != getattr(DataArguments, name)]
-        if given:
+        if given := given_options(self, names):
             raise ValueError(f"{given} are not read here; leave them out")
 
     @property
@@ -246,8 +261,9 @@ class DataArguments(LogArguments):
         Raises:
             ValueError: for options of a log.
         """
-        given = [name for name in OF_LOG if getattr(self, name) != getattr(DataArguments, name)]
-        if given:
+        if self.users_file:
+            raise ValueError(NO_USERS)
+        if given := given_options(self, OF_LOG):
             raise ValueError(f"{given} are options of a log; give them to `hf-rec prepare`, which wrote this folder")
         shards = SequenceShards(self.train_file[0])
         baskets = {"basket_ids"} & {*shards.column_names}

@@ -3,7 +3,7 @@ log it is trained further, and the given model is its teacher."""
 
 import copy
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -16,9 +16,19 @@ from ..hub.folder import check_folder, save_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..training.arguments import RecommendationTrainingArguments
 from ..training.create import load_model
-from .arguments import DataArguments, feature_columns
+from .arguments import DataArguments, feature_columns, given_options
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Options that are read without a log, and without training.
+WITHOUT_LOG = {"include_seen"}
+WITHOUT_TRAINING = {
+    "output_dir",
+    "overwrite_output_dir",
+    "seed",
+    "use_cpu",
+    "disable_tqdm",
+    "per_device_eval_batch_size",
+}
 
 
 @dataclass
@@ -62,6 +72,10 @@ class CompressArguments:
         )
         return {name: getattr(self, name) for name in names}
 
+    def trains(self, data: "CompressDataArguments") -> bool:
+        """Whether the small model is trained."""
+        return data.given and self.fine_tune
+
 
 @dataclass
 class CompressDataArguments(DataArguments):
@@ -77,6 +91,27 @@ class CompressDataArguments(DataArguments):
         return bool(self.train_file or self.dataset_name)
 
 
+def check_options(
+    given: CompressArguments, data: CompressDataArguments, args: RecommendationTrainingArguments
+) -> None:
+    """Raise for options that would not be read."""
+    data.refuse("hold_out_items")
+    if args.push_to_hub:
+        raise ValueError("--push_to_hub: push the small folder when it is there, by hf_rec.hub.push_recommender")
+    if given.item_code_bits != CompressArguments.item_code_bits and not given.item_codes:
+        raise ValueError("--item_code_bits needs --item_codes, which they are bits of")
+    unread = []
+    if not data.given:
+        unread += given_options(data, [field.name for field in fields(data) if field.name not in WITHOUT_LOG])
+    if not given.trains(data):
+        plain = RecommendationTrainingArguments(args.output_dir)
+        names = [field.name for field in fields(args) if field.init and field.name not in WITHOUT_TRAINING]
+        unread += [f"--{name}" for name in names if getattr(args, name) != getattr(plain, name)]
+        unread += given_options(given, ["teacher_weight"])
+    if unread:
+        raise ValueError(f"{unread} are for training on a log; give --train_file or leave them out")
+
+
 def main(arguments: list[str] | None = None) -> None:
     kinds = (CompressArguments, CompressDataArguments, RecommendationTrainingArguments)
     parser = HfArgumentParser(kinds, prog="hf-rec compress", description=__doc__)
@@ -85,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     if (folder / "config.json").exists() and not args.overwrite_output_dir:
         raise ValueError(f"{folder} holds a model; give another --output_dir, or --overwrite_output_dir to replace it")
     check_folder(folder, Bert4RecConfig.model_type)
-    data.refuse("hold_out_items")
+    check_options(given, data, args)
     model, tokenizer = load_model(given.model_name_or_path, data.ranking)
     tokenized = None
     if data.given:
@@ -93,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
         tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     set_seed(args.seed)
     with tempfile.TemporaryDirectory() as scratch:
-        training = copy.copy(args) if data.given and given.fine_tune else None
+        training = copy.copy(args) if given.trains(data) else None
         if training:
             training.output_dir = scratch
         small = compress(model, tokenizer, tokenized, training, **given.options)
@@ -103,7 +138,9 @@ def main(arguments: list[str] | None = None) -> None:
     if data.given:
         stored, _ = load_model(str(folder))
         for name, evaluated in (("given", model), ("small", stored)):
-            found = [evaluate(evaluated, tokenized, args, split=split) for split in ("validation", "test")]
+            options = {"batch_size": args.per_device_eval_batch_size}
+            splits = ("validation", "test")
+            found = [evaluate(evaluated, tokenized, args, split=split, **options) for split in splits]
             cells = [f"{metric} {row[metric]:.4f}" for row in found for metric in ("ndcg@10", "hr@10")]
             print(f"{name}: validation {', '.join(cells[:2])}; test {', '.join(cells[2:])}")
 

@@ -45,6 +45,8 @@ class EmbedArguments:
     def __post_init__(self):
         if sum(map(bool, (self.text_columns, self.image_column, self.audio_column))) != 1:
             raise ValueError("give one of --text_columns, --image_column and --audio_column")
+        if self.output_file.suffix != ".parquet":
+            raise ValueError(f"--output_file is a .parquet file, got {self.output_file}")
         if self.batch_size < 1:
             raise ValueError(f"--batch_size must be at least 1, got {self.batch_size}")
         if self.filter and not self.items_from_log:

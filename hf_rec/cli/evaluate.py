@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import DatasetDict
 from transformers import HfArgumentParser
 
+from ..data.files import write_whole
 from ..evaluation.history_length import evaluate_history_lengths, history_length_table, plot_history_lengths
 from ..hub.card import results_tables
 from ..hub.classifier_card import label_tables
@@ -18,7 +19,7 @@ from ..model.rules import Rule, label_rules
 from ..training.classify import evaluate_classifier
 from ..training.create import load_model
 from ..training.run import evaluate_recommender
-from .arguments import DataArguments, RuleArguments, feature_columns, rule_columns
+from .arguments import DataArguments, RuleArguments, feature_columns, given_options, rule_columns
 from .task import TaskArguments
 
 
@@ -69,7 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
     evaluate = evaluate_labels if config.label_of else evaluate_lists
     results = evaluate(evaluation, data, config, given)
     if evaluation.output_file:
-        evaluation.output_file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(results, indent=2) + "\n"
+        write_whole(evaluation.output_file, lambda stream: stream.write(text.encode()))
 
 
 def evaluate_labels(
@@ -77,12 +79,8 @@ def evaluate_labels(
 ) -> dict:
     """Print the metrics of a classifier."""
     task = TaskArguments("classification", evaluation.label_column, config.label_of)
-    task.refuse(
-        data,
-        history_lengths=evaluation.history_lengths,
-        rules_file=given.rules_file,
-        variety_column=evaluation.variety_column,
-    )
+    unread = [*given_options(evaluation, ("history_lengths", "variety_column"))]
+    task.refuse(data, [*unread, *given_options(given, ("rules_file", "items_file", "kept_columns"))])
     splits = task.load_splits(data, feature_columns(config.features), evaluation.seed)
     results = evaluate_classifier(
         evaluation.model_name_or_path, splits, evaluation.label_column, evaluation.batch_size or 64
@@ -95,6 +93,8 @@ def evaluate_lists(
     evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig, given: RuleArguments
 ) -> dict:
     """Print the metrics of a recommender."""
+    if unread := given_options(evaluation, ["seed"]):
+        raise ValueError(f"{unread} are options of a classifier; the evaluation of a recommender draws nothing")
     rules = saved_rules(evaluation.model_name_or_path) if given.rules is None else given.rules
     if rules and evaluation.history_lengths:
         raise ValueError("--history_lengths ranks without rules; give a --rules_file with []")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser, PreTrainedModel
 
+from ..data.files import write_whole
 from ..explanation.counterfactual import Counterfactual, counterfactual
 from ..explanation.explain import DEFAULT_METHOD, METHODS, Explanation, explain
 from ..explanation.game import HistoryGame
@@ -14,7 +15,8 @@ from ..explanation.report import report, shown_events
 from ..hub.folder import write_json
 from ..model.pipeline_bert4rec import RecommendationPipeline
 from ..serving.models import open_recommender
-from .recommend import read_titles, with_request
+from .lists import check_known, items_of, parse_history, with_request
+from .recommend import read_titles
 
 
 @dataclass
@@ -49,8 +51,7 @@ class ExplainArguments:
     )
 
     def __post_init__(self):
-        if len(self.history) == 1 and self.history[0].startswith(("[", "{")):
-            self.history = json.loads(self.history[0])
+        self.history = parse_history(self.history)
         if self.output_file and self.output_file.suffix not in (".html", ".json"):
             raise ValueError(f"--output_file ends in .html or .json, got {self.output_file}")
 
@@ -82,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     recommend = open_recommender(args.model_name_or_path)
     titles = names.titles_of(recommend)
     history = args.history
+    check_known(recommend, items_of(history), "items of the history")
     if args.request:
         (history,) = with_request([history], json.loads(args.request))
     exclude_seen = False if args.include_seen else None
@@ -103,7 +105,8 @@ def main(arguments: list[str] | None = None) -> None:
         )
     else:
         pictures = draw(recommend, history, item, exclude_seen, titles)
-        args.output_file.write_text(report(explanation, titles, change, pictures), encoding="utf-8")
+        page = report(explanation, titles, change, pictures)
+        write_whole(args.output_file, lambda stream: stream.write(page.encode()))
     print(f"\nwritten: {args.output_file}")
 
 

@@ -14,8 +14,6 @@ from transformers import HfArgumentParser, PreTrainedModel, set_seed
 from ..data.columns import as_array, id_strings
 from ..data.encode import tokenize_splits
 from ..data.folders import check_new
-from ..data.items import one_row_each
-from ..data.sources import as_table
 from ..data.splits import leave_one_out
 from ..evaluation.evaluate import evaluate
 from ..federated.catalogue import model_of_catalogue
@@ -24,7 +22,7 @@ from ..federated.processes import HISTORY, Certificates, run_client, run_server
 from ..federated.settings import FederatedSettings
 from ..hub.folder import save_recommender, write_json
 from ..training.create import create_model, load_model
-from .arguments import DataArguments, LogArguments, feature_columns
+from .arguments import DataArguments, LogArguments, feature_columns, items_of_log
 
 
 @dataclass
@@ -207,11 +205,9 @@ def measure(model: PreTrainedModel, tokenized: DatasetDict, split: str) -> dict[
 
 def owners_of(data: DataArguments, client_column: str) -> dict[str, str]:
     """The client of each user: the most frequent value of a column of the log."""
-    log = data.open_log()
-    table = as_table(log, {data.user_column, client_column})
-    if client_column not in table.column_names:
-        raise ValueError(f"no column {client_column!r} in the log, which has {table.column_names}")
-    users = one_row_each(table.select([data.user_column, client_column]), data.user_column)
+    users = items_of_log(data.open_log(), data.user_column, [client_column], data.filter)
+    if missing := users[client_column].null_count:
+        raise ValueError(f"{missing} of {len(users)} users have no client, as {client_column!r} is missing")
     names = id_strings(as_array(users[data.user_column])).to_pylist()
     return dict(zip(names, map(str, users[client_column].to_pylist()), strict=True))
 

@@ -1,11 +1,22 @@
 """Histories of users as the pipeline takes them, and their lists as they are written."""
 
-from datasets import Dataset
+import json
+from collections.abc import Iterable
+from typing import Any
 
-from ..data.columns import as_array, is_list
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset
+from transformers.utils import logging
+
+from ..data.columns import as_array, id_strings, is_list
 from ..data.encode import histories_of, raw_values
+from ..data.files import read_table
 from ..model.features import Feature
+from ..model.pipeline_bert4rec import HistoryPipeline
 from ..model.rule_set import RuleSet
+
+logger = logging.get_logger(__name__)
 
 
 class Requests:
@@ -41,10 +52,57 @@ class Requests:
         return with_request(histories, self.request) if self.request else histories
 
 
+def parse_history(words: list[str]) -> list[str] | dict[str, Any]:
+    """A history from the command line: item ids, or one text with a JSON list or object."""
+    return json.loads(words[0]) if len(words) == 1 and words[0].startswith(("[", "{")) else words
+
+
+def items_of(history: list[str] | dict[str, Any]) -> list[str]:
+    return history.get("item_ids") or [] if isinstance(history, dict) else history
+
+
+def check_known(recommend: HistoryPipeline, items: Iterable[str] | pa.Array, what: str) -> None:
+    """Raise if a model knows none of the items, and report those that it does not know.
+
+    Args:
+        what: They are, in the plural.
+    """
+    items = items if isinstance(items, pa.Array) else pa.array(items, pa.string())
+    known = pc.is_in(items, value_set=pa.array([*recommend.id_of_item], items.type))
+    unknown = items.filter(pc.invert(known))
+    if not len(unknown):
+        return
+    example = f"such as {unknown[0].as_py()!r}"
+    if len(unknown) == len(items):
+        raise ValueError(
+            f"none of the {len(items):,} {what}, {example}, is in the catalogue of the model; give the ids of the log "
+            "that it was trained on"
+        )
+    logger.warning(f"{len(unknown):,} of {len(items):,} {what}, {example}, are not in the catalogue and left out")
+
+
+def column_by_item(file: str, column: str, item_column: str, flags: str) -> dict[str, Any]:
+    """The values of a column of a table of items by the items' ids; missing ones are left out.
+
+    Args:
+        flags: The options that name the columns, for messages.
+    """
+    table = read_table(file, [item_column])
+    if missing := {item_column, column} - {*table.column_names}:
+        raise ValueError(
+            f"no column {sorted(missing)} in {file}, which has {table.column_names}; name the columns with {flags}"
+        )
+    ids = id_strings(as_array(table[item_column])).to_pylist()
+    named = [(item, value) for item, value in zip(ids, table[column].to_pylist(), strict=True) if item is not None]
+    if len(dict(named)) < len(named):
+        raise ValueError(f"{file} has items with several rows; keep one row for each item")
+    return {item: value for item, value in named if value is not None}
+
+
 def with_request(histories: list, request: dict) -> list[dict]:
-    """The histories as dictionaries, each with what is known of the request."""
+    """The histories as dictionaries, each with what is known of the request, beside what they say of it themselves."""
     rows = [history if isinstance(history, dict) else {"item_ids": history} for history in histories]
-    return [row | {"request": request} for row in rows]
+    return [row | {"request": row.get("request", {}) | request} for row in rows]
 
 
 def with_titles(recommended: list[dict], titles: dict[str, str]) -> list[dict]:

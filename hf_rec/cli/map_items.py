@@ -5,11 +5,12 @@ from pathlib import Path
 
 from transformers import HfArgumentParser, pipeline
 
-from ..data.files import read_table
+from ..data.files import write_whole
 from ..explanation.pictures import item_map, map_picture
 from ..explanation.report import page
 from ..model.pipeline_bert4rec import RecommendationPipeline
 from .explain import TitleArguments
+from .lists import column_by_item
 
 
 @dataclass
@@ -47,7 +48,8 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         heading = f"Map of {len(items):,} items"
         parts = [f"<h1>{heading}</h1>", f'<div class="picture">{picture.svg()}</div>']
-        args.output_file.write_text(page(heading, parts), encoding="utf-8")
+        text = page(heading, parts)
+        write_whole(args.output_file, lambda stream: stream.write(text.encode()))
     print(f"{len(items):,} items: {args.output_file}")
 
 
@@ -70,13 +72,9 @@ def groups_of(recommend: RecommendationPipeline, column: str | None, names: Titl
 
 def read_groups(names: TitleArguments, column: str) -> dict[str, str]:
     """The group of each item of --titles_file, by its id."""
-    table = read_table(names.titles_file, [names.item_column])
-    if missing := {names.item_column, column} - {*table.column_names}:
-        raise ValueError(f"no column {sorted(missing)} in {names.titles_file}, which has {table.column_names}")
-    values = table[column].to_pylist()
-    first = [(value or [None])[0] if isinstance(value, list) else value for value in values]
-    named = zip(map(str, table[names.item_column].to_pylist()), first, strict=True)
-    return {item: str(group) for item, group in named if group is not None}
+    values = column_by_item(names.titles_file, column, names.item_column, "--item_column and --group_column")
+    first = {item: (value or [None])[0] if isinstance(value, list) else value for item, value in values.items()}
+    return {item: str(group) for item, group in first.items() if group is not None}
 
 
 if __name__ == "__main__":

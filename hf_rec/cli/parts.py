@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
-from ..data.embed import write_whole
+from ..data.files import write_whole
 from ..hub.folder import write_json
 from ..model.item_columns import ItemColumns
 from ..model.pipeline_bert4rec import RecommendationPipeline

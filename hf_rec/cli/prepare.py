@@ -11,7 +11,7 @@ from transformers import HfArgumentParser
 from ..data.encode import DERIVED, split_name
 from ..prepare.log import LogColumns, LogFiles
 from ..prepare.prepare import ENGINES, LEFT_OUT, prepare_sequences
-from .arguments import LogArguments
+from .arguments import NO_USERS, LogArguments
 
 
 @dataclass
@@ -56,7 +56,7 @@ class PrepareArguments(LogArguments):
         if not self.log or not self.output_dir:
             raise ValueError("give a log and --output_dir")
         if self.users_file:
-            raise ValueError("--users_file is for `hf-rec train`, which joins it to the sequences")
+            raise ValueError(NO_USERS)
 
     @property
     def kept(self) -> list[str]:

@@ -3,23 +3,24 @@
 import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from ..data.files import read_table
+from ..data.columns import as_array
 from ..model.item_columns import ItemColumns
 from ..model.pipeline_bert4rec import RecommendationPipeline
 from ..model.rules import rules_to_json
 from ..serving.models import open_recommender
 from ..training.checkpoints import fingerprint_data
-from .arguments import FLAG, LogArguments, RuleArguments, feature_columns
-from .lists import Requests, with_request, with_titles
+from .arguments import FLAG, LogArguments, RuleArguments, feature_columns, given_options
+from .lists import Requests, check_known, column_by_item, items_of, parse_history, with_request, with_titles
 from .parts import PartsFile, fingerprint, fingerprint_items, identify_model, list_schema
 from .recommend_spark import write_with_spark
 
+OF_ROWS = [field.name for field in fields(LogArguments) if field.name != "item_column"]  # which tables of items have
 PRINTED = 1_024  # users whose lists are computed together when they are printed
 
 
@@ -30,7 +31,10 @@ class RecommendArguments:
     model_name_or_path: str = field(metadata={"help": "Folder or Hub id of the recommender, or folder of its export."})
     history: list[str] = field(
         default_factory=list,
-        metadata={"help": "Item ids, oldest first; or one JSON list of them, for ids that begin with a dash."},
+        metadata={
+            "help": "Item ids, oldest first; or one JSON list of them, for ids that begin with a dash; or one JSON "
+            'object with "item_ids" and the columns that the model reads.'
+        },
     )
     file: list[str] | None = field(
         default=None, metadata={"help": "In place of --history: an interaction log, as for `hf-rec train`."}
@@ -79,8 +83,7 @@ class RecommendArguments:
     )
 
     def __post_init__(self):
-        if len(self.history) == 1 and self.history[0].startswith("["):
-            self.history = json.loads(self.history[0])
+        self.history = parse_history(self.history)
         if bool(self.history) == bool(self.file):
             raise ValueError("give one of --history and --file")
         if self.output_file and not self.file:
@@ -89,6 +92,10 @@ class RecommendArguments:
             raise ValueError(f"--engine {self.engine} needs --output_file")
         if self.spark_master and self.engine != "spark":
             raise ValueError("--spark_master is an option of --engine spark")
+        if self.part_size != RecommendArguments.part_size and not self.output_file:
+            raise ValueError("--part_size is of --output_file; leave it out")
+        if self.title_column != RecommendArguments.title_column and not self.titles_file:
+            raise ValueError("--title_column needs --titles_file")
         if self.part_size < 1:
             raise ValueError(f"--part_size must be at least 1, got {self.part_size}")
 
@@ -99,8 +106,11 @@ def main(arguments: list[str] | None = None) -> None:
         (RecommendArguments, LogArguments, RuleArguments), prog="hf-rec recommend", description=__doc__
     )
     args, log, given = parser.parse_args_into_dataclasses(arguments)
+    if not args.file and (unread := given_options(log, OF_ROWS)):
+        raise ValueError(f"{unread} are options of a log, and --history is none; leave them out")
     titles = read_titles(args, log.item_column) if args.titles_file else {}
     recommend = open_recommender(args.model_name_or_path)
+    check_known(recommend, args.candidates or (), "items of --candidates")
     rules = recommend.model.rules if given.rules is None else given.rules
     items = given.load_items(recommend.tokenizer, log.item_column)
     request = json.loads(args.request) if args.request else {}
@@ -114,6 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
         "explain_rules": args.explain_rules,
     }
     if not args.file:
+        check_known(recommend, items_of(args.history), "items of the history")
         history = with_request([args.history], request)[0] if request else args.history
         (recommended,) = recommend([history], **options)
         return print_json({"recommended": with_titles(recommended, titles)})
@@ -124,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     if args.engine == "spark":
         return write_with_spark(args, log, requests, options, titles, list_schema(has_titles, args.explain_rules))
     users = LogUsers(log, args.file, requests)
+    check_known(recommend, as_array(users.sequences["item_ids"]).flatten(), "events of the log")
 
     def lines_of(start: int, end: int) -> list[dict]:
         lists = recommend(users.histories(start, end), **options)
@@ -187,13 +199,7 @@ class LogUsers:
 
 
 def read_titles(args: RecommendArguments, item_column: str) -> dict[str, str]:
-    table = read_table(args.titles_file, [item_column])
-    if missing := {item_column, args.title_column} - {*table.column_names}:
-        raise ValueError(
-            f"no column {sorted(missing)} in {args.titles_file}, which has {table.column_names}; name the columns "
-            "with --item_column and --title_column"
-        )
-    return dict(zip(map(str, table[item_column].to_pylist()), table[args.title_column].to_pylist(), strict=True))
+    return column_by_item(args.titles_file, args.title_column, item_column, "--item_column and --title_column")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The task of `hf-rec train`: recommendation, or classification of what users do."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from datasets import DatasetDict
@@ -7,7 +8,7 @@ from datasets import DatasetDict
 from ..data.labels import add_event_labels, split_users
 from ..data.splits import LABEL
 from ..model.configuration_bert4rec import LABELLED
-from .arguments import DataArguments
+from .arguments import DataArguments, given_options
 
 
 @dataclass
@@ -39,26 +40,34 @@ class TaskArguments:
     )
     label_probability: float = field(
         default=0.3,
-        metadata={"help": "classification: share of the labelled events of a history that are learned in one pass."},
+        metadata={
+            "help": "classification: share of the labelled events of a history that a causal model learns in one pass."
+        },
     )
 
     def __post_init__(self):
         if self.task == "classification" and not self.label_column:
             raise ValueError("--task classification needs --label_column")
-        if self.task == "recommendation" and self.label_column:
-            raise ValueError("--label_column needs --task classification")
+        given = given_options(self, ("label_column", "label_of", "label_probability"))
+        if self.task == "recommendation" and given:
+            raise ValueError(f"{given} need --task classification")
 
-    def refuse(self, data: DataArguments, **others) -> None:
-        """Raise for options that a classifier does not read, those of the data and `others`, and for missing ones."""
-        unread = {"hold_out_items": data.hold_out_items, "include_seen": data.include_seen is not None}
-        unread |= {"basket_column": data.basket_column} | others
+    def refuse(self, data: DataArguments, given: Iterable[str] = ()) -> None:
+        """Raise for options that a classifier does not read, those of the data and the given ones, for missing ones,
+        and for data without labels."""
+        names = ["hold_out_items", "include_seen", "basket_column"]
         if self.label_of == "user":
             if not data.users_file:
                 raise ValueError("--label_of user needs --users_file, the table with the labels")
-            unread |= {"split": data.split != DataArguments.split, "test_file": data.test_file}
-            unread |= {"target_events": data.target_events}
-        if given := [f"--{name}" for name, value in unread.items() if value]:
+            names += ["split", "test_file", "target_events"]
+        given = [*given_options(data, names), *given]
+        given += given_options(self, ["label_probability"]) if self.label_of != "event" else []
+        if given:
             raise ValueError(f"{given} are no options of a classifier with a label of the {self.label_of}")
+        if data.prepared:
+            raise ValueError(
+                f"{data.train_file[0]} holds sequences of `hf-rec prepare`, which have no labels; give the log itself"
+            )
 
     def load_splits(self, data: DataArguments, columns: list[str], seed: int) -> DatasetDict:
         """Splits with labels, as [`train_classifier`] takes them.
@@ -73,7 +82,9 @@ class TaskArguments:
         if {*users.column_names}.isdisjoint({*columns} - {*log.column_names}):
             data = replace(data, users_file=None)  # it has labels alone
         sequences = data.load_sequences(log, columns, **data.build_options)
-        return split_users(sequences, users, self.label_column, data.user_column, data.time_column, seed)
+        return split_users(
+            *(sequences, users, self.label_column, data.user_column, data.time_column, seed, data.time_format)
+        )
 
     def split_name(self, data: DataArguments) -> str:
         """How the data are split, for a card."""

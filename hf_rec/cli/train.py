@@ -22,12 +22,19 @@ from ..training.classify import train_classifier
 from ..training.hooks import OURS, Hooks
 from ..training.report import Origin
 from ..training.run import train_recommender
-from .arguments import FLAG, DataArguments, feature_columns
+from .arguments import FLAG, DataArguments, feature_columns, given_options
 from .task import TaskArguments
 
 TOKEN = re.compile(
     r"--hub[_-]t\w*|--push_to_hub_token"
 )  # argparse also takes the beginning of a name, such as --hub_t
+OF_COLLATOR = ("mask_probability", "last_item_probability", "window_probability")
+# Options that a classifier does not read.
+OF_RECOMMENDERS = (
+    *("remove_items", "replace_items", "new_item_loss", "kept_columns", "streaming", *OF_COLLATOR),
+    *("loss_type", "num_negatives", "tie_word_embeddings", "use_repeat_bias"),
+    *("teacher", "teacher_weight", "temperature", "states_weight"),
+)
 
 
 @dataclass
@@ -161,16 +168,21 @@ class ModelArguments:
     states_weight: float = field(
         default=0.0, metadata={"help": "Weight of the similarities of the teachers' states, which the student copies."}
     )
-    mask_probability: float = field(default=0.4, metadata={"help": "cloze: probability of an item to be masked."})
-    last_item_probability: float = field(
-        default=0.1, metadata={"help": "cloze: share of the histories in which only the last item is masked."}
+    mask_probability: float | None = field(
+        default=None, metadata={"help": "cloze: probability of an item to be masked; default: 0.4."}
     )
-    window_probability: float = field(
-        default=0.5,
-        metadata={"help": "Share of the long histories that are cut to a random window, not to their end."},
+    last_item_probability: float | None = field(
+        default=None,
+        metadata={"help": "cloze: share of the histories in which only the last item is masked; default: 0.1."},
+    )
+    window_probability: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of the long histories that are cut to a random window, not to their end; default: 0.5."
+        },
     )
     early_stopping_patience: int = field(
-        default=10, metadata={"help": "Stop after this many validations without a better metric."}
+        default=10, metadata={"help": "Stop after this many validations without a better metric; 0: never."}
     )
 
     streaming: bool = field(
@@ -185,6 +197,10 @@ class ModelArguments:
         default=None, metadata={"help": "License of the weights, for the model card, as 'apache-2.0'; default: none."}
     )
 
+    def __post_init__(self):
+        if not self.teacher and (given := given_options(self, ("teacher_weight", "temperature", "states_weight"))):
+            raise ValueError(f"{given} need --teacher")
+
     @property
     def config(self) -> dict[str, int | float | str]:
         """Fields of a new model's configuration that were given."""
@@ -195,9 +211,9 @@ class ModelArguments:
 
     @property
     def collator(self) -> dict[str, float]:
-        """Options of the collator."""
-        names = ("mask_probability", "last_item_probability", "window_probability")
-        return {name: getattr(self, name) for name in names}
+        """Options of the collator that were given."""
+        given = {name: getattr(self, name) for name in OF_COLLATOR}
+        return {name: value for name, value in given.items() if value is not None}
 
     def open_items(self, data: DataArguments):
         """The table of the items, or None."""
@@ -267,7 +283,7 @@ def main(arguments: list[str] | None = None, hooks: Hooks = OURS) -> None:
     if task.task == "classification":
         if hooks != OURS:
             raise ValueError(f"a classifier takes no hooks, got {hooks}")
-        task.refuse(data, remove_items=model.remove_items, replace_items=model.replace_items, teacher=model.teacher)
+        task.refuse(data, given_options(model, OF_RECOMMENDERS))
         title, tables = "Test metrics", label_tables
         results = train_classifier(
             task.load_splits(data, model.columns(), args.seed),

@@ -10,6 +10,7 @@ from transformers import HfArgumentParser
 
 from ..data.encode import DERIVED
 from ..data.events import Source, file_source, kafka_source
+from ..data.files import times_as_text
 from ..training.arguments import RecommendationTrainingArguments
 from ..training.report import Origin
 from ..training.update import SERVED, Update, update_recommender
@@ -66,8 +67,8 @@ class UpdateArguments:
         """Where events come from."""
         sources = []
         if self.events_file:
-            ids = (log.user_column, log.item_column)
-            options = {"id_columns": ids, "delimiter": log.delimiter, "column_names": log.column_names}
+            as_written = [log.user_column, log.item_column, *times_as_text(log.time_column, log.time_format)]
+            options = {"id_columns": as_written, "delimiter": log.delimiter, "column_names": log.column_names}
             sources.append(file_source(self.events_file, **options))
         if self.kafka_topic:
             try:

@@ -16,7 +16,6 @@ from ..evaluation.evaluate import evaluate
 from ..model.configuration_bert4rec import Bert4RecConfig
 from ..training.arguments import RecommendationTrainingArguments
 from ..training.fit import fit
-from ..training.trainer import updates_rows
 from .settings import OPTIMIZERS
 
 METRICS = ("ndcg@10", "hr@10", "mrr")
@@ -83,8 +82,7 @@ def train_locally(
         seed: Of the order, the windows and the dropout.
 
     Raises:
-        ValueError: for weights that are not finite at the end, and for a catalogue so large that its rows are trained
-            one by one.
+        ValueError: for weights that are not finite at the end.
     """
     quiet = dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no")
     with tempfile.TemporaryDirectory() as scratch:
@@ -103,11 +101,6 @@ def train_locally(
             seed=seed,
             **quiet,
         )
-        if updates_rows(model.config, args):
-            raise ValueError(
-                "clients train all rows of the item table with their own optimizer, but a model of this size with "
-                f"{model.config.loss_type} trains single rows; take loss_type='softmax' or fewer items"
-            )
         callbacks = [ProximalTerm(model, local.proximal_mu)] if local.proximal_mu else []
         with redirect_stdout(None):  # the Trainer prints its times at the end
             fit(model, tokenizer, tokenized, args, patience=None, callbacks=callbacks)

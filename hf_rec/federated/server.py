@@ -9,6 +9,7 @@ from flwr.serverapp import Grid
 from transformers import PreTrainedModel
 
 from ..data.tokenization_items import ItemTokenizer
+from .catalogue import check_catalogue
 from .client import fingerprint
 from .local import get_weights, set_weights
 from .secure import SecureGrid
@@ -33,7 +34,11 @@ def run_rounds(
 
     Returns:
         The history, as [`FederatedStrategy`] has it.
+
+    Raises:
+        ValueError: for a catalogue that clients cannot train, as [`check_catalogue`] has it.
     """
+    check_catalogue(model.config)
     strategy = FederatedStrategy(settings, generator or np.random.default_rng())
 
     def take(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:

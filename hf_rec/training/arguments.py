@@ -13,16 +13,24 @@ from transformers.trainer_utils import HubStrategy
 from ..data.columns import as_array, list_lengths
 from ..data.splits import places
 from ..evaluation.evaluate import choose_eval_batch_size
+from ..evaluation.label_metrics import LOWER_IS_BETTER
 from ..model.configuration_bert4rec import Bert4RecConfig
 from .recipes import choose_batch_size, choose_recipe
 
 MIN_STEPS = 1_000
+LOWER_OF_LISTS = {"gini", "overlap", "popularity"}  # metrics of lists that are better the lower they are
 # Of a new model, and of a saved one that is trained further, where they are not given.
 PACE = {"warmup_steps": 100, "eval_steps": 0.04, "save_steps": 0.04, "logging_steps": 0.04}
 FINE_TUNING_PACE = {"warmup_steps": 0.1, "eval_steps": 0.2, "save_steps": 0.2, "logging_steps": 0.2}
 FINE_TUNING_STEPS = 0.1  # of those of a new model
 MIN_FINE_TUNING_STEPS = 200
 FINE_TUNING_RATE = 0.5  # of the peak rate of a new model
+
+
+def is_lower_better(metric: str) -> bool:
+    """Whether a metric of the validation is better the lower it is, as a loss."""
+    name = metric.removeprefix("eval_").partition("@")[0]
+    return name.endswith("loss") or name in LOWER_IS_BETTER | LOWER_OF_LISTS
 
 
 @dataclass
@@ -100,6 +108,8 @@ class RecommendationTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        if self.greater_is_better is None:
+            self.greater_is_better = not is_lower_better(self.metric_for_best_model)
         self.open_pace = [name for name in PACE if getattr(self, name) is None]
         for name in self.open_pace:
             setattr(self, name, PACE[name])

@@ -19,7 +19,6 @@ from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import evaluation_arguments
 from ..evaluation.label_baselines import LABEL_BASELINES, evaluate_label_baselines
 from ..evaluation.label_metrics import (
-    LOWER_IS_BETTER,
     compute_label_metrics,
     label_metrics,
     metric_names,
@@ -27,15 +26,14 @@ from ..evaluation.label_metrics import (
     scikit_learn,
 )
 from ..hub.classifier_card import CLASSIFIER
-from ..hub.push import push_recommender
 from ..model.configuration_bert4rec import Bert4RecConfig
-from .arguments import RecommendationTrainingArguments, complete_arguments
+from .arguments import RecommendationTrainingArguments, complete_arguments, is_lower_better
 from .checkpoints import RunFolder, check_processes, identify_run
 from .create import create_model, load_model
 from .fit import callbacks_of, check_finite
 from .label_report import classifier_facts, plot_calibration
 from .report import Origin
-from .run import meet_log, model_name, save_run
+from .run import meet_log, model_name, push_run, save_run
 from .trainer import RecommendationTrainer
 
 TEMPERATURES = np.geomspace(0.2, 5, 161)  # has 1
@@ -115,6 +113,7 @@ def train_classifier(
         with args.main_process_first(desc="opening the output folder"):
             folder.begin(identity)
         if (stored := folder.finished()) is not None:
+            push_run(folder.path, args)
             return named_label_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
         trainer = fit_classifier(
@@ -132,8 +131,7 @@ def train_classifier(
             plot_calibration(predicted[:, 1], labels, model.config.id2label[1], folder.path / "calibration.png")
         facts = classifier_facts(trainer, splits, rows, spec, origin)
         results = save_run(folder.path, trainer, model, tokenizer, results, facts, origin, CLASSIFIER)
-    if args.push_to_hub:
-        push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+    push_run(folder.path, args)
     return results
 
 
@@ -205,7 +203,7 @@ def complete_classification(args: TrainingArguments, config: Bert4RecConfig, row
     args = copy.copy(args)
     if args.metric_for_best_model == RecommendationTrainingArguments.metric_for_best_model:
         args.metric_for_best_model = metric_names(config.num_labels)[0]
-        args.greater_is_better = args.metric_for_best_model not in LOWER_IS_BETTER
+        args.greater_is_better = not is_lower_better(args.metric_for_best_model)
     return complete_arguments(args, config, rows["train"]["length"][:])
 
 

@@ -38,7 +38,7 @@ def fine_tune(
     if not args.load_best_model_at_end:
         return fit(model, tokenizer, tokenized, args, **options)
     metric = args.metric_for_best_model.removeprefix("eval_")
-    before = evaluate(model, tokenized, args, split="validation")[metric]
+    before = evaluate(model, tokenized, args, split="validation", batch_size=args.per_device_eval_batch_size)[metric]
     weights = copy.deepcopy(model.state_dict())
     trainer = fit(model, tokenizer, tokenized, args, **options)
     after = trainer.state.best_metric

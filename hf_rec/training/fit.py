@@ -74,6 +74,8 @@ def check_finite(model: PreTrainedModel) -> None:
 
 def callbacks_of(args: TrainingArguments, patience: int | None) -> list[TrainerCallback]:
     """A clock and, where the best model is kept, an end after `patience` validations without a better metric."""
+    if patience is not None and patience < 0:
+        raise ValueError(f"--early_stopping_patience is 0 (never stop) or more, got {patience}")
     stops_early = patience and args.load_best_model_at_end
     return [Stopwatch(), *([EarlyStoppingCallback(patience)] if stops_early else [])]
 

@@ -128,6 +128,7 @@ def train_recommender(
             *(splits, config, max_length, event_columns, request_columns, items, item_columns, item_column),
             *(kept_columns, catalogue, hooks),
         )
+    check_collator(model.config, collator)
     tokenized = tokenize_splits(splits, tokenizer, model.config.features)
     further = model_name_or_path and not replace
     complete, train = (fine_tuning_arguments, fine_tune) if further else (complete_arguments, fit)
@@ -149,6 +150,7 @@ def train_recommender(
         with args.main_process_first(desc="opening the output folder"):
             folder.begin(identity)
         if (stored := folder.finished()) is not None:
+            push_run(folder.path, args)
             return named_results(stored, name)
         checkpoint = folder.choose_checkpoint(args.resume_from_checkpoint)
         rows = training_rows(shards, model, tokenizer, completed) if shards else None
@@ -162,7 +164,8 @@ def train_recommender(
                 DatasetDict(whole | {"train": splits["train"]}), tokenizer, model.config.features
             )
         groups = new_and_known(tokenizer, new_items)
-        test = evaluate(model, tokenized, trainer.args, groups=groups)
+        batch_size = trainer.args.per_device_eval_batch_size
+        test = evaluate(model, tokenized, trainer.args, batch_size=batch_size, groups=groups)
         if not main_process:
             return {}
         metrics = ranking_metrics(tokenized["train"], model.config, groups)
@@ -170,9 +173,15 @@ def train_recommender(
         results["test"] = test
         facts = card_facts(trainer, splits, metrics.item_counts, origin, shards)
         results = save_run(folder.path, trainer, model, tokenizer, results, facts, origin)
-    if args.push_to_hub:
-        push_recommender(folder.path, trainer.hub_model_id, private=args.hub_private_repo, token=args.hub_token)
+    push_run(folder.path, args)
     return results
+
+
+def push_run(folder: Path, args: RecommendationTrainingArguments) -> None:
+    """Push the folder of a finished run, if the arguments say so."""
+    if args.push_to_hub and args.process_index == 0:
+        repo = args.hub_model_id or folder.resolve().name
+        push_recommender(folder, repo, private=args.hub_private_repo, token=args.hub_token)
 
 
 def save_run(
@@ -213,6 +222,13 @@ def check_options(
         raise ValueError("to remove or replace items is an option of a saved model (--remove_items, --replace_items)")
     if hold_out and shards:
         raise ValueError("items are held out of a whole log; leave out --hold_out_items, or give the log itself")
+
+
+def check_collator(config: Bert4RecConfig, collator: Mapping[str, Any] | None) -> None:
+    """Raise for options of masks for a model that has none."""
+    masks = [name for name in ("mask_probability", "last_item_probability") if name in (collator or {})]
+    if config.is_decoder and masks:
+        raise ValueError(f"{masks} are options of the masked model (--objective cloze), and this one is causal")
 
 
 def check_hooks(hooks: Hooks, model_name_or_path: str | None, teachers: Sequence[str]) -> None:
@@ -259,7 +275,12 @@ def meet_log(
 
     Args:
         catalogue: As for [`create_model`].
+
+    Raises:
+        ValueError: for a table of items of which the model reads and keeps nothing.
     """
+    if items is not None and not model.config.item_features and model.item_columns is None:
+        raise ValueError("the model reads and keeps no columns of items; leave out the table of items (--items_file)")
     item_ids = all_items(splits) if catalogue is None else catalogue["item_id"]
     if replace:
         tokenizer = replace_items(model, tokenizer, item_ids, items, item_column)

@@ -189,8 +189,12 @@ class Stopwatch(TrainerCallback):
 
 def updates_rows(config: Bert4RecConfig, args: TrainingArguments) -> bool:
     """Whether a training step updates only the rows of the item table that it uses."""
-    large = config.loss_type != "softmax" and config.vocab_size >= LARGE_CATALOGUE and not config.item_codes
-    return large and not args.fp16
+    return has_large_table(config) and not args.fp16
+
+
+def has_large_table(config: Bert4RecConfig) -> bool:
+    """Whether the item table is so large, and its loss so sparse, that a step rather updates single rows."""
+    return config.loss_type != "softmax" and config.vocab_size >= LARGE_CATALOGUE and not config.item_codes
 
 
 def sparse_optimizer(args: TrainingArguments) -> tuple[type, dict[str, Any]]:
@@ -202,4 +206,4 @@ def sparse_optimizer(args: TrainingArguments) -> tuple[type, dict[str, Any]]:
     }
 
 
-__all__ = ["RecommendationTrainer", "Stopwatch", "sparse_optimizer", "updates_rows"]
+__all__ = ["RecommendationTrainer", "Stopwatch", "has_large_table", "sparse_optimizer", "updates_rows"]

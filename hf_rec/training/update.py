@@ -17,12 +17,13 @@ from filelock import FileLock, Timeout
 from transformers.utils import logging
 
 from ..data.columns import as_array, list_lengths, time_numbers
-from ..data.encode import tokenize_splits
+from ..data.encode import split_name, tokenize_splits
 from ..data.events import EventStore, Source
 from ..data.splits import Candidates, cut_histories, events_before, with_targets
 from ..data.tokenization_items import ItemTokenizer
 from ..evaluation.evaluate import evaluate
 from ..hub.folder import save_recommender, write_json
+from ..model.configuration_bert4rec import Bert4RecConfig
 from .arguments import RecommendationTrainingArguments
 from .create import load_model
 from .run import train_recommender
@@ -97,19 +98,22 @@ def update_recommender(
         The updates that were made: none if there were too few new events, two if one was interrupted before.
 
     Raises:
-        ValueError: for a folder in use, a share out of range, and what the sources and the training refuse.
+        ValueError: for a folder in use, a share out of range, options that the served model was not made with, and
+            what the sources and the training refuse.
     """
     if not 0 < newest_share < 1:
         raise ValueError(f"the share of the newest events must be above 0 and below 1, got {newest_share}")
     if args.push_to_hub:
         raise ValueError("an update decides whether to serve its model after training; push the served folder then")
     with UpdateFolder(Path(args.output_dir)) as folder:
-        store = EventStore(folder.path / EVENTS, folder.keep_columns(columns), **log or {})
+        store = EventStore(folder.path / EVENTS, folder.keep_columns(columns), **folder.keep_options(log or {}))
         trained = Trainee(args, tolerance, options)
+        if folder.served:
+            check_served(folder.model(folder.served["number"]), options)
         updates = [folder.complete(store, trained)] if folder.state["pending"] else []
         folder.take(store, sources)
         if model_name_or_path and not folder.state["updates"]:
-            return [*updates, folder.adopt(model_name_or_path, store)]
+            return [*updates, folder.adopt(model_name_or_path, store, options.get("config"))]
         if folder.plan(store, newest_share, min_targets):
             updates.append(folder.complete(store, trained))
     return updates
@@ -137,11 +141,34 @@ class Trainee(NamedTuple):
         """The metric of a saved model on the test split."""
         model, tokenizer = load_model(str(folder))
         tokenized = tokenize_splits(splits, tokenizer, model.config.features)
-        return evaluate(model, tokenized, self.args)[self.metric]
+        return evaluate(model, tokenized, self.args, batch_size=self.args.per_device_eval_batch_size)[self.metric]
 
     @property
     def metric(self) -> str:
         return self.args.metric_for_best_model.removeprefix("eval_")
+
+
+def check_served(served: Path, options: Mapping[str, Any]) -> None:
+    """Raise for options of a new model that the served one, which is trained further, was not made with."""
+    config = Bert4RecConfig.from_pretrained(served)
+    given = dict(options.get("config") or {})
+    if options.get("max_length"):
+        given["max_position_embeddings"] = options["max_length"]
+    has = {name: getattr(config, name) for name in given}
+    for features, names in (
+        (config.features, ("event_columns", "request_columns")),
+        (config.item_features, ("item_columns",)),
+    ):
+        columns = sorted({split_name(column)[0] for name in names for column in options.get(name) or ()})
+        if columns:
+            given[", ".join(names)], has[", ".join(names)] = columns, sorted(feature.name for feature in features)
+    if different := [
+        f"{name} ({has[name]!r} there, {given[name]!r} here)" for name in given if has[name] != given[name]
+    ]:
+        raise ValueError(
+            f"{served} was made with other {'; '.join(different)}; give the options of the first update, or begin a "
+            "new folder"
+        )
 
 
 FURTHER = ("items", "item_column", "collator", "patience", "origin", "new_item_loss")  # options for a saved model, too
@@ -168,7 +195,7 @@ class UpdateFolder:
         except Timeout as error:
             raise ValueError(f"another update works in {self.path}; wait for its end") from error
         file = self.path / STATE
-        new = {"version": 1, "columns": None, "events": {}, "updates": [], "pending": None}
+        new = {"version": 1, "columns": None, "log": None, "events": {}, "updates": [], "pending": None}
         self.state = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else new
         self.publish()
         return self
@@ -201,15 +228,28 @@ class UpdateFolder:
             self.store_state(columns=columns)
         return self.state["columns"]
 
+    def keep_options(self, log: Mapping[str, Any]) -> dict[str, Any]:
+        """How the log is read, as in the first call.
+
+        Raises:
+            ValueError: for other options.
+        """
+        given, kept = {name: value for name, value in log.items() if value is not None}, self.state["log"]
+        if kept is None:
+            self.store_state(log=given)
+        elif given != kept:
+            raise ValueError(f"{self.path} reads events with {kept}, got {given}; begin a new folder")
+        return given
+
     def take(self, store: EventStore, sources: Iterable[Source]) -> None:
         """Take what is new in the sources."""
         self.store_state(events=store.take(self.state["events"], sources))
         if not self.state["events"]["batches"]:
             raise ValueError("the sources have no events")
 
-    def adopt(self, model_name_or_path: str, store: EventStore) -> Update:
-        """Serve a model that was trained on the events so far."""
-        save_recommender(self.model(0), *load_model(model_name_or_path))
+    def adopt(self, model_name_or_path: str, store: EventStore, config: Mapping[str, Any] | None) -> Update:
+        """Serve a model that was trained on the events so far, with these fields of its configuration."""
+        save_recommender(self.model(0), *load_model(model_name_or_path, config))
         sequences = store.sequences(self.state["events"]["batches"])
         times = times_of(sequences)
         update = Update(0, len(times), 0, 0, float(np.nextafter(float(times.max()), np.inf)), None, None, True)
@@ -247,7 +287,9 @@ class UpdateFolder:
         served = self.model(self.served["number"]) if self.served else None
         candidate = trained.train(self.model(pending["number"]), splits, catalogue_of(sequences), served)
         before = trained.measure(served, splits) if served else None
-        accepted = math.isfinite(candidate) and (before is None or candidate >= before - trained.tolerance)
+        sign = 1 if trained.args.greater_is_better else -1
+        no_worse = before is None or sign * candidate >= sign * before - trained.tolerance
+        accepted = math.isfinite(candidate) and no_worse
         models = [self.model(pending["number"]), *filter(None, [served])]
         sizes = [len(ItemTokenizer.from_pretrained(str(path))) for path in models]
         update = Update(

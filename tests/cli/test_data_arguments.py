@@ -11,7 +11,7 @@ from hf_rec.data.sources import PRESETS
 
 
 def test_the_columns_of_a_named_data_set_are_known_and_counts_may_be_given(monkeypatch):
-    with pytest.raises(ValueError, match=r"columns and the split of ml-1m are known.*\['user_column'\]"):
+    with pytest.raises(ValueError, match=r"columns and the split of ml-1m are known.*\['--user_column'\]"):
         DataArguments(dataset_name="ml-1m", user_column="u")
     asked = []
     monkeypatch.setattr("hf_rec.cli.arguments.load_log", lambda name: asked.append(name) or shop_log(num_users=9)[0])

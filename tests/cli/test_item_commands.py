@@ -103,6 +103,9 @@ def test_held_out_items_have_metrics_of_their_own(shop, tmp_path):
         (["--items_file", "ITEMS", "--item_columns", "brand"], r"no column \['brand'\]"),
         (["--items_file", "ITEMS", "--item_columns", "country:hour"], "'country'.*hour"),
         (["--hold_out_items", "1.5"], "got 1.5"),
+        (["--early_stopping_patience", "-1"], "early_stopping_patience.*-1"),
+        (["--split", "temporal", "--test_file", "ITEMS", "--validation_file", "ITEMS"], "--split.*not read"),
+        (["--dataset_split", "test"], "--dataset_split.*not read"),
         (["--remove_items", "0-0"], "remove_items|removed"),
     ],
 )

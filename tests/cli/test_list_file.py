@@ -58,10 +58,9 @@ def test_a_file_has_the_printed_lists(shop, tmp_path, capsys, suffix):
     main(command(shop, tmp_path / f"lists.{suffix}", "--top_k", "3"))
     rows = rows_of(tmp_path / f"lists.{suffix}")
     capsys.readouterr()
-    printing = command(shop, "", "--top_k", "3")
-    del printing[printing.index("--output_file") :][:2]
-    printing = [word for word in printing if word not in ("--output_file", "")]
-    main(printing)
+    main(
+        ["recommend", "--model_name_or_path", str(shop / "model"), "--file", str(shop / "log.parquet"), "--top_k", "3"]
+    )
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["user_id"] for row in rows] == [f"shopper-{user:04}" for user in range(60)]
     assert rows == [

@@ -113,7 +113,20 @@ def test_unknown_commands_and_choices_are_named_in_the_last_line(arguments, caps
         (["--train_file", "LOG", "--event_columns", "timestamps"], ["timestamps"]),
         (["--train_file", "LOG", "--min_user_count", "99"], ["nothing is left", "min_user_count"]),
         (["--train_file", "LOG", "--hidden_size", "15"], ["hidden_size", "15"]),
-        (["--train_file", "LOG", "--mask_probability", "1.5"], ["mask_probability", "1.5"]),
+        (["--train_file", "LOG", "--objective", "cloze", "--mask_probability", "1.5"], ["mask_probability", "1.5"]),
+        (["--train_file", "LOG", "--mask_probability", "0.2"], ["mask_probability", "--objective cloze"]),
+        (["--train_file", "LOG", "--teacher_weight", "0.2"], ["--teacher_weight", "need --teacher"]),
+        (["--train_file", "LOG", "--label_of", "user"], ["--label_of", "--task classification"]),
+        (["--train_file", "LOG", "--label_probability", "1"], ["--label_probability", "--task classification"]),
+        (["--train_file", "LOG", *LABEL, "country", "--streaming"], ["--streaming", "no options of a classifier"]),
+        (["--train_file", "LOG", *LABEL, "country", "--loss_type", "gbce"], ["--loss_type", "no options"]),
+        (["--train_file", "LOG", *LABEL, "country", "--window_probability", "1"], ["--window_probability"]),
+        (
+            ["--train_file", "LOG", *LABEL, "country", "--label_of", "next_event", "--label_probability", "1"],
+            ["--label_probability", "next_event"],
+        ),
+        (["--train_file", "PREPARED", *LABEL, "country"], ["PREPARED", "no labels"]),
+        (["--train_file", "PREPARED", "--users_file", "LOG"], ["--users_file", "rows of the log"]),
         (["--train_file", "LOG", "--model_name_or_path", "EMPTY"], ["EMPTY", "no recommender"]),
         (["--train_file", "LOG", "--model_name_or_path", "nowhere"], ["huggingface.co"]),
         (["--train_file", "LOG", "--no_such_option", "1"], ["--no_such_option"]),
@@ -138,7 +151,9 @@ def test_unknown_commands_and_choices_are_named_in_the_last_line(arguments, caps
     ],
 )
 def test_a_wrong_training_call_is_one_line_that_says_what_to_do(options, named, log_file, tmp_path):
-    places = {"LOG": str(log_file), "EMPTY": str(tmp_path)}
+    places = {"LOG": str(log_file), "EMPTY": str(tmp_path), "PREPARED": str(tmp_path / "prepared")}
+    if "PREPARED" in options:
+        main(["prepare", str(log_file), "--output_dir", places["PREPARED"]])
     options = [places.get(option, option) for option in options]
     message = failure("train", *options, "--output_dir", tmp_path / "out", "--use_cpu", "true")
     assert message.startswith("hf-rec train: ")
@@ -162,7 +177,7 @@ def test_a_wrong_training_call_is_one_line_that_says_what_to_do(options, named, 
         ("prepare", ["nowhere.parquet", "--output_dir", "out"], ["no file nowhere.parquet"]),
         ("prepare", ["TITLES"], ["a log", "--output_dir"]),
         ("prepare", ["TITLES", "--output_dir", "out"], ["'timestamp'", "'user_id'", "'title'", "user_column"]),
-        ("prepare", ["TITLES", "--output_dir", "out", "--users_file", "TITLES"], ["--users_file", "hf-rec train"]),
+        ("prepare", ["TITLES", "--output_dir", "out", "--users_file", "TITLES"], ["--users_file", "rows of the log"]),
         ("serve", ["nowhere"], ["nowhere cannot be served"]),
         ("serve", ["x", "--max_batch", "0"], ["max_batch", "0"]),
         ("export", ["--model_name_or_path", "x", "--output_dir", "FULL"], ["FULL", "empty"]),

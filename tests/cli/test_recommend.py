@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from conftest import small_model
@@ -86,6 +87,43 @@ def test_seen_items_on_request(recommend):
 def test_ids_may_be_one_json_list(recommend):
     expected = recommend("--history", "sku-001", "-2")
     assert recommend("--history", '["sku-001", "-2"]') == expected
+
+
+def test_a_history_may_be_a_json_object_with_columns(recommend):
+    history = json.dumps({"item_ids": ["sku-001"], "timestamps": [0], "request": {"time": 3600 * 9}})
+    timed = recommend("--history", "sku-001", "--request", json.dumps({"time": 3600 * 9}))
+    assert recommend("--history", history) != recommend("--history", "sku-001") != timed
+    # what --request says comes beside what the history says itself
+    assert recommend("--history", history, "--request", "{}") == recommend("--history", history)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--history", "tea", "pot"], "none of the 2 items of the history, such as 'tea', is in the catalogue"),
+        (["--history", "sku-001", "--candidates", "tea"], "none of the 1 items of --candidates"),
+        (["--file", "OTHER"], "none of the 2 events of the log, such as 'tea'"),
+        (["--history", "sku-001", "--filter", "x > 1"], r"\['--filter'\] are options of a log"),
+        (["--history", "sku-001", "--part_size", "7"], "--part_size is of --output_file"),
+        (["--history", "sku-001", "--title_column", "name"], "--title_column needs --titles_file"),
+        (["--history", "sku-001", "--titles_file", "TWICE"], "items with several rows"),
+    ],
+)
+def test_what_would_not_be_read_is_refused(recommend, tmp_path, options, message):
+    tables = {
+        "OTHER": {"user_id": ["u", "u"], "item_id": ["tea", "pot"], "timestamp": [1, 2]},
+        "TWICE": {"item_id": ["sku-001", "sku-001"], "title": ["Tea", "Pot"]},
+    }
+    for name, columns in tables.items():
+        pyarrow.parquet.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
+    options = [tmp_path / f"{option}.parquet" if option in tables else option for option in options]
+    with pytest.raises(SystemExit, match=message):
+        recommend(*options)
+
+
+def test_unknown_items_among_others_are_counted(recommend, caplog):
+    assert recommend("--history", "tea", "sku-001") == recommend("--history", "sku-001")
+    assert "1 of 2 items of the history, such as 'tea', are not in the catalogue" in caplog.text
 
 
 @pytest.mark.parametrize(("encoding", "shown"), [("cp1252", r"\u0436\u001b"), ("utf-8", r"ж\u001b")])

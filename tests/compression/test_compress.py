@@ -131,6 +131,26 @@ def test_the_command_trains_and_does_not_replace_a_model(folder, tmp_path, capsy
     assert "bytes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--filter", "x > 1"], "--filter"),
+        (["--split", "temporal"], "--split"),
+        (["--max_steps", "7"], "--max_steps"),
+        (["--teacher_weight", "0.5"], "--teacher_weight"),
+        (["--train_file", "LOG", "--no_fine_tune", "--max_steps", "7"], "--max_steps"),
+        (["--item_code_bits", "4"], "--item_code_bits needs --item_codes"),
+        (["--push_to_hub"], "push the small folder"),
+    ],
+)
+def test_what_a_compression_would_not_read_is_refused(folder, tmp_path, options, named):
+    options = [str(folder / "log.parquet") if option == "LOG" else option for option in options]
+    base = ["compress", "--model_name_or_path", str(folder / "given"), "--output_dir", str(tmp_path / "small")]
+    with pytest.raises(SystemExit, match=named):
+        main([*base, *options])
+    assert not (tmp_path / "small").exists()
+
+
 def test_the_command_ranks_seen_items_on_request_and_refuses_what_it_does_not_read(folder, tmp_path, capsys):
     base = ["compress", "--model_name_or_path", str(folder / "given"), "--output_dir", str(tmp_path / "small")]
     base += ["--train_file", str(folder / "log.parquet"), "--no_fine_tune", "--dtype", "bfloat16"]

@@ -101,13 +101,6 @@ def test_weights_that_are_not_finite_are_an_error_of_the_client(model):
         train_locally(model, TOKENIZER, tokenized_of(HISTORIES), LocalTraining(5, learning_rate=1e200), seed=0)
 
 
-def test_a_catalogue_whose_rows_are_trained_one_by_one_is_an_error(monkeypatch):
-    monkeypatch.setattr("hf_rec.training.trainer.LARGE_CATALOGUE", 10)
-    model = small_model(len(TOKENIZER), is_decoder=True, loss_type="sampled_softmax", num_negatives=4)
-    with pytest.raises(ValueError, match="sampled_softmax.*softmax"):
-        train_locally(model, TOKENIZER, tokenized_of(HISTORIES), LocalTraining(), seed=0)
-
-
 def test_the_means_of_clients_are_the_metrics_of_all(model):
     model = model.float()
     whole = evaluate_locally(model, tokenized_of(HISTORIES), "test")

@@ -18,6 +18,7 @@ from hf_rec import RecommendationCollator
 from hf_rec.data import tokenize_splits
 from hf_rec.evaluation import evaluate
 from hf_rec.federated import simulation
+from hf_rec.federated.catalogue import model_of_catalogue
 from hf_rec.federated.local import get_weights
 from hf_rec.federated.settings import FederatedSettings
 from hf_rec.federated.simulation import LocalGrid, simulate, split_by_client
@@ -212,3 +213,13 @@ def test_more_clients_in_a_round_than_there_are_is_an_error():
     model = small_model(len(TOKENIZER), is_decoder=True)
     with pytest.raises(ValueError, match="needs 3 clients, there are 2"):
         simulate(model, TOKENIZER, parts_of(HISTORIES[:1], HISTORIES[1:]), FederatedSettings(clients_per_round=3))
+
+
+def test_a_catalogue_whose_rows_are_trained_one_by_one_is_an_error_before_the_first_round(monkeypatch):
+    monkeypatch.setattr("hf_rec.training.trainer.LARGE_CATALOGUE", 10)
+    sampled = {"loss_type": "sampled_softmax", "num_negatives": 4}
+    model = small_model(len(TOKENIZER), is_decoder=True, **sampled)
+    with pytest.raises(ValueError, match="sampled_softmax.*softmax"):
+        simulate(model, TOKENIZER, parts_of(HISTORIES), FederatedSettings(clients_per_round=1, **ONE_STEP))
+    with pytest.raises(ValueError, match="sampled_softmax.*softmax"):
+        model_of_catalogue([str(item) for item in range(20)], config=sampled)

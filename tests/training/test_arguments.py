@@ -69,6 +69,16 @@ def test_the_parts_of_a_step_share_its_histories(tmp_path):
         assert complete_arguments(args, CONFIG, LENGTHS).per_device_train_batch_size == size
 
 
+def test_the_best_model_has_the_lowest_loss_and_error_and_the_highest_of_other_metrics(tmp_path):
+    better = {"ndcg@10": True, "eval_hr@5": True, "coverage@10": True, "auc": True}
+    better |= {"loss": False, "eval_rmse": False, "log_loss": False, "mae": False, "gini@10": False}
+    for metric, greater in better.items():
+        args = RecommendationTrainingArguments(str(tmp_path), metric_for_best_model=metric)
+        assert args.greater_is_better is greater, metric
+    args = RecommendationTrainingArguments(str(tmp_path), metric_for_best_model="rmse", greater_is_better=True)
+    assert args.greater_is_better is True
+
+
 @pytest.mark.parametrize("strategy", ["every_save", "checkpoint", "all_checkpoints"])
 def test_a_push_before_the_end_is_refused(tmp_path, strategy):
     with pytest.raises(ValueError, match=rf"hub_strategy must be 'end', got '{strategy}'.*hub_token"):

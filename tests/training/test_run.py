@@ -152,6 +152,24 @@ def test_options_of_a_new_model_are_refused_for_a_saved_one(trained, tmp_path, o
     assert not list((tmp_path / "x").glob("*.json"))
 
 
+def test_a_finished_run_is_pushed_when_it_is_called_again(trained, monkeypatch):
+    folder, results = trained
+    pushed = []
+    monkeypatch.setattr(
+        "hf_rec.training.run.push_recommender", lambda *given, **options: pushed.append((given, options))
+    )
+    monkeypatch.setattr("transformers.Trainer.init_hf_repo", lambda _: pytest.fail("a Trainer was made"))
+    args = arguments(folder, push_to_hub=True, hub_model_id="shop/recommender", hub_private_repo=True)
+    assert train_recommender(shop_splits(), args, origin=Origin("a test log"), **SMALL).keys() == results.keys()
+    assert pushed == [((folder, "shop/recommender"), {"private": True, "token": None})]
+
+
+def test_a_table_of_items_that_a_saved_model_does_not_read_is_refused(trained, tmp_path):
+    items = pa.table({"item_id": ["sku-001"], "title": ["Tea"]})
+    with pytest.raises(ValueError, match="reads and keeps no columns of items"):
+        train_recommender(shop_splits(), arguments(tmp_path / "x"), model_name_or_path=str(trained[0]), items=items)
+
+
 @pytest.mark.usefixtures("no_plot")
 def test_a_run_is_made_of_the_parts_that_are_given(tmp_path):
     class Doubled(torch.nn.Linear):

@@ -170,6 +170,11 @@ def test_wrong_calls_are_errors_that_say_what_to_do(shop, tmp_path):
         (lambda: update(folder, *files, newest_share=1.0), "newest events must be above 0 and below 1"),
         (lambda: update(folder, *files, changes={"push_to_hub": True}), "push the served folder"),
         (lambda: update(folder, *files, columns=["country"]), r"keeps the columns \[\]"),
+        (lambda: update(folder, *files, config={"is_decoder": False}), "is_decoder .True there, False here"),
+        (lambda: update(folder, *files, log={"filter": "user_id != 'u0'"}), "reads events with {}, got {'filter'"),
+        (lambda: update_recommender([file_source("s3://shop/log.parquet")], None), "files of this machine"),
+        (lambda: update(folder, *files, max_length=99), "max_position_embeddings .* 99 here"),
+        (lambda: update(folder, *files, request_columns=["hour"]), r"request_columns .*\['hour'\] here"),
     ):
         with pytest.raises(ValueError, match=said):
             call()
