@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from transformers import HfArgumentParser, PreTrainedModel
+from transformers.utils import logging
 
 from ..data.files import write_whole
 from ..explanation.counterfactual import Counterfactual, counterfactual
@@ -14,9 +15,12 @@ from ..explanation.pictures import attention_picture, flow_picture, plain
 from ..explanation.report import report, shown_events
 from ..hub.folder import write_json
 from ..model.pipeline_bert4rec import RecommendationPipeline
+from ..model.rules import label_rules
 from ..serving.models import open_recommender
 from .lists import check_known, items_of, parse_history, with_request
 from .recommend import read_titles
+
+logger = logging.get_logger(__name__)
 
 
 @dataclass
@@ -87,7 +91,13 @@ def main(arguments: list[str] | None = None) -> None:
     if args.request:
         (history,) = with_request([history], json.loads(args.request))
     exclude_seen = False if args.include_seen else None
-    ranked = [entry["item_id"] for entry in recommend(history, top_k=args.top_k, exclude_seen=exclude_seen)]
+    if rules := recommend.model.rules:
+        logger.warning(
+            f"the saved rules {label_rules(rules)} are left out, as the scores are explained; what rules do to a list "
+            "is told by `hf-rec recommend --explain_rules`"
+        )
+    listed = recommend(history, top_k=args.top_k, exclude_seen=exclude_seen, rules=[])
+    ranked = [entry["item_id"] for entry in listed]
     if not args.item and not ranked:
         raise ValueError("nothing is recommended after this history; give --item")
     item = args.item or ranked[0]

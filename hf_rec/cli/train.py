@@ -1,12 +1,14 @@
 """Train a recommender on an interaction log, or a classifier, and evaluate it. `--train_file` and `--output_dir` are
 enough for a recommender."""
 
+import json
 import re
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+import yaml
 from datasets import DatasetDict
 from transformers import HfArgumentParser
 
@@ -328,8 +330,11 @@ def load_data(data: DataArguments, model: ModelArguments) -> tuple[DatasetDict, 
 def parse(parser: HfArgumentParser, arguments: list[str]) -> tuple:
     """The dataclasses of a parser, from arguments or from one JSON or YAML file of them."""
     if len(arguments) == 1 and arguments[0].endswith((".json", ".yaml", ".yml")):
-        read = parser.parse_json_file if arguments[0].endswith(".json") else parser.parse_yaml_file
-        return read(arguments[0])
+        text = Path(arguments[0]).read_text(encoding="utf-8")
+        given = json.loads(text) if arguments[0].endswith(".json") else yaml.safe_load(text)
+        lists = {part.name for kind in parser.dataclass_types for part in fields(kind) if "list[" in str(part.type)}
+        one = {name: [value] for name, value in given.items() if name in lists and isinstance(value, str)}
+        return parser.parse_dict(given | one)
     return parser.parse_args_into_dataclasses(arguments)
 
 

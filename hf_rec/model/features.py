@@ -10,6 +10,9 @@ from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 TIMES = "timestamps"  # the column that the kinds of time read
 LAST_TIME = 253_370_000_000  # seconds since 1970, in the year 9998; `datetime` ends with 9999
@@ -176,6 +179,8 @@ def encode_category(feature: Feature, values: Sequence) -> np.ndarray:
 
 def fit_bag(feature: Feature, values: Sequence) -> Feature:
     bags = [value for value in values if value is not None]
+    if longer := sum(len(bag) > MOST_CATEGORIES for bag in bags):
+        logger.warning(f"{longer:,} bags of {feature.name!r} have more than {MOST_CATEGORIES} categories and are cut")
     width = min(max(map(len, bags), default=0), MOST_CATEGORIES)
     return replace(fit_category(feature, [name for bag in bags for name in bag]), width=max(width, 1))
 

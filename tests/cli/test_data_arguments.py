@@ -1,13 +1,17 @@
+import json
+
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from logs import FRAME, SEQUENCES, table_of, write_log
+from transformers import HfArgumentParser
 
 from hf_rec import Bert4RecConfig, Feature
 from hf_rec.cli.arguments import DataArguments, feature_columns
-from hf_rec.cli.train import ModelArguments, main
+from hf_rec.cli.train import ModelArguments, main, parse
 from hf_rec.data.demo_log import shop_log
 from hf_rec.data.sources import PRESETS
+from hf_rec.training import RecommendationTrainingArguments
 
 
 def test_the_columns_of_a_named_data_set_are_known_and_counts_may_be_given(monkeypatch):
@@ -163,3 +167,21 @@ def test_columns_of_users_need_a_table_of_users(tmp_path):
     arguments = ["--train_file", "x.parquet", "--output_dir", str(tmp_path / "out"), "--user_columns", "age"]
     with pytest.raises(ValueError, match="--user_columns age need --users_file"):
         main(arguments)
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_a_file_of_options_may_have_one_text_where_several_are_possible(tmp_path, suffix):
+    options = {"train_file": "log.parquet", "output_dir": str(tmp_path), "learning_rate": 0.001, "split": "temporal"}
+    (tmp_path / f"options.{suffix}").write_text(json.dumps(options))
+    parser = HfArgumentParser((DataArguments, RecommendationTrainingArguments))
+    data, args = parse(parser, [str(tmp_path / f"options.{suffix}")])
+    assert (data.train_file, data.split, args.learning_rate) == (["log.parquet"], "temporal", 0.001)
+
+
+def test_baskets_of_ready_made_sequences_stay_and_options_of_a_log_are_refused(tmp_path):
+    columns = {"user_id": ["u"], "item_ids": [["a", "b", "c", "d"]], "timestamps": [[1, 1, 2, 3]]}
+    pyarrow.parquet.write_table(pa.table(columns | {"basket_ids": [[0, 0, 1, 2]]}), tmp_path / "sequences.parquet")
+    files = {"train_file": [str(tmp_path / "sequences.parquet")]}
+    assert DataArguments(**files).load_splits()["train"]["basket_ids"][:] == [[0, 0]]
+    with pytest.raises(ValueError, match=r"\['--time_column'\] are options for a log, but sequences were given"):
+        DataArguments(**files, time_column="when").load_splits()

@@ -12,6 +12,8 @@ from hf_rec import Bert4RecForCausalLM, Feature, ItemTokenizer
 from hf_rec.cli.main import main
 from hf_rec.data import item_columns
 from hf_rec.hub.folder import save_recommender
+from hf_rec.model.rules import parse_rules
+from hf_rec.training import load_model
 
 pytest.importorskip("captum")
 
@@ -110,6 +112,16 @@ def test_titles_and_groups_are_those_saved_with_the_model(shop, tmp_path, capsys
         + ["--output_file", str(page)]
     )
     assert "Title 5 (kind 2)" in page.read_text() and "item-7 (unknown)" in page.read_text()
+
+
+def test_saved_rules_are_left_out_and_that_is_said(shop, tmp_path, run, capsys, caplog):
+    plain = run("explain", "--history", *HISTORY)
+    model, tokenizer = load_model(str(shop / "model"))
+    model.rules = parse_rules([{"rule": "deny", "name": "no tea", "where": {"items": ["item-1"]}}])
+    save_recommender(tmp_path / "ruled", model, tokenizer)
+    main(["explain", "--model_name_or_path", str(tmp_path / "ruled"), "--history", *HISTORY])
+    assert capsys.readouterr().out == plain
+    assert "the saved rules ['no tea'] are left out" in caplog.text
 
 
 @pytest.mark.parametrize(

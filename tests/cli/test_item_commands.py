@@ -62,6 +62,18 @@ def test_items_are_added_and_removed_by_a_command(shop, tmp_path, capsys):
             assert scores[entry["item_id"]] == pytest.approx(entry["score"], abs=1e-6)
 
 
+def test_items_that_were_removed_stay_so_and_are_counted_where_they_are_asked_for(shop, tmp_path, caplog):
+    options = ["--items_file", shop / "items.parquet", "--remove_items", "0-1", "0-2"]
+    run("add-items", "--model_name_or_path", shop / "model", "--output_dir", tmp_path / "grown", *options)
+    again = ["add-items", "--model_name_or_path", tmp_path / "grown", "--output_dir", tmp_path / "again"]
+    run(*again, "--items_file", shop / "items.parquet")
+    assert "left out 2 of 45: items that were removed before" in caplog.text
+    targets = pa.table({"user_id": ["u"] * 3, "item_id": ["1-0", "1-1", "0-1"], "timestamp": [1, 2, 3]})
+    pyarrow.parquet.write_table(targets, tmp_path / "log.parquet")
+    run("evaluate", "--model_name_or_path", tmp_path / "again", "--train_file", tmp_path / "log.parquet")
+    assert "left out 1 of 1: test targets that no ranking can hit, as the items were removed" in caplog.text
+
+
 def test_a_new_log_adds_its_items_and_trains_further(shop, tmp_path):
     rows = country_log(num_users=20).to_pylist()
     rows += [{"user_id": "new", "item_id": f"8-{time}", "timestamp": time} for time in range(4)]

@@ -220,3 +220,9 @@ def test_codes_of_another_shape_are_an_error_that_names_the_shapes(recommender, 
         timed_recommender(history, event_features=history[:, :2, None])
     with pytest.raises(ValueError, match=r"\(1, 3\) .*\(1, 3, 1\)"):
         timed_recommender(history, event_features=history)
+
+
+def test_bags_with_too_many_categories_are_counted(caplog):
+    feature = fit(Feature("tags", "bag", at="item"), [[f"tag {number}" for number in range(40)], ["tag 1"], None])
+    assert feature.width == 32
+    assert "1 bags of 'tags' have more than 32 categories and are cut" in caplog.text
