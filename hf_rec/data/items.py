@@ -1,6 +1,7 @@
 """From a table of items to the content that a model knows of them."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -120,12 +121,18 @@ def name_item_features(items: pa.Table, columns: Iterable[str]) -> list[Feature]
 
 
 def fit_item_features(features: Sequence[Feature], items: pa.Table, known: np.ndarray) -> list[Feature]:
-    """The features with the categories and bins of the items that training has.
+    """The features with the categories and bins of the items that training has, and the separators of bags in texts.
 
     Args:
         items: As [`align_items`] returns it.
         known: (vocab_size,) mask of the items of the training data.
     """
+    features = [
+        replace(feature, separator=feature.separator or find_separator(items[feature.name].to_pylist()))
+        if feature.kind == "bag" and is_string(items.schema.field(feature.name).type)
+        else feature
+        for feature in features
+    ]
     values = item_values(features, items.filter(pa.array(known)))
     return [fit(feature, values[feature.name]) for feature in features]
 
@@ -138,7 +145,7 @@ def item_values(features: Sequence[Feature], items: pa.Table) -> Mapping[str, Se
         if feature.kind == "number":
             values[feature.name] = numbers_of(column)
         elif feature.kind == "bag" and is_string(column.type):
-            values[feature.name] = split_bags(column.to_pylist())
+            values[feature.name] = split_bags(column.to_pylist(), feature.separator)
         else:
             values[feature.name] = column.to_pylist()
     return values
@@ -214,14 +221,22 @@ def kept_values(column: pa.Array, kind: str) -> Sequence:
     return [None if value is None else str(value) for value in column.to_pylist()]
 
 
-def split_bags(texts: Sequence[str | None]) -> list[list[str] | None]:
-    """Several categories in one text each, at the first of `SEPARATORS` that occurs in any of them.
+def find_separator(texts: Sequence[str | None]) -> str:
+    """The first of `SEPARATORS` that occurs in any of the texts."""
+    return next((mark for mark in SEPARATORS if any(mark in text for text in texts if text)), SEPARATORS[0])
+
+
+def split_bags(texts: Sequence[str | None], separator: str = "") -> list[list[str] | None]:
+    """Several categories in one text each.
+
+    Args:
+        separator: Between the categories; that of [`find_separator`] if it is empty.
 
     Example:
         >>> split_bags(["Drama|War", "Drama, the", None])
         [['Drama', 'War'], ['Drama, the'], None]
     """
-    separator = next((mark for mark in SEPARATORS if any(mark in text for text in texts if text)), "|")
+    separator = separator or find_separator(texts)
     return [
         None if text is None else [part.strip() for part in text.split(separator) if part.strip()] for text in texts
     ]

@@ -40,6 +40,7 @@ class Feature:
         edges: Of a number, the lower ends of its bins but the first.
         width: Values that an item has: of a bag the most categories that are read, of a vector its dimensions.
         components: Of a vector, the dimensions that are left of it.
+        separator: Of a bag in one text, what stands between its categories; empty for lists.
 
     Example:
         >>> rating = Feature("rating", "category", values=["1", "2", "3"])
@@ -54,6 +55,7 @@ class Feature:
     edges: Sequence[float] = field(default=())
     width: int = 1
     components: int = 0
+    separator: str = ""
 
     def __post_init__(self):
         if self.kind not in KINDS:

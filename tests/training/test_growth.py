@@ -169,3 +169,21 @@ def test_the_newest_items_are_held_out_of_training_and_validation():
             hold_out_items(splits, share)
     with pytest.raises(ValueError, match="nothing is left of the"):
         hold_out_items(splits, 0.999)
+
+
+def test_a_new_item_is_read_with_the_separator_of_the_first_ones():
+    """Alone, its only text would be taken for two categories."""
+    log = pa.table({"user_id": ["u"] * 4, "item_id": [*"abcd"], "timestamp": [1, 2, 3, 4]})
+    items = pa.table({"item_id": [*"abcd"], "genres": ["Crime|Drama", "Action, Adventure", "Crime", None]})
+    splits = leave_one_out(build_sequences(log))
+    sizes = {"is_decoder": True, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1}
+    model, tokenizer = create_model(splits, sizes, 4, items=items, item_columns=["genres:bag"])
+    (feature,) = model.config.item_features
+    assert feature.separator == "|" and "Action, Adventure" in feature.values
+    add_items(model, tokenizer, ["e"], pa.table({"item_id": ["e"], "genres": ["Action, Adventure"]}))
+    (same,) = model.config.item_features
+    assert same.values == feature.values
+    codes = [table.content.codes for table in model.tables if table.content is not None][0]
+    codes = model.items.content.codes
+    old, new = (codes[tokenizer.convert_tokens_to_ids(item)].tolist() for item in "be")
+    assert old == new
