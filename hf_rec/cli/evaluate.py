@@ -31,7 +31,6 @@ class EvaluationArguments:
     label_column: str | None = field(
         default=None, metadata={"help": "classifier: the label, a column or an expression, as in training."}
     )
-    seed: int = field(default=42, metadata={"help": "classifier of users: the seed of the training, for its split."})
     batch_size: int = field(
         default=0, metadata={"help": "Histories that are ranked together; 0 chooses by the size of the catalogue."}
     )
@@ -81,7 +80,7 @@ def evaluate_labels(
     task = TaskArguments("classification", evaluation.label_column, config.label_of)
     unread = [*given_options(evaluation, ("history_lengths", "variety_column"))]
     task.refuse(data, [*unread, *given_options(given, ("rules_file", "items_file", "kept_columns"))])
-    splits = task.load_splits(data, feature_columns(config.features), evaluation.seed)
+    splits = task.load_splits(data, feature_columns(config.features))
     results = evaluate_classifier(
         evaluation.model_name_or_path, splits, evaluation.label_column, evaluation.batch_size or 64
     )
@@ -93,8 +92,6 @@ def evaluate_lists(
     evaluation: EvaluationArguments, data: DataArguments, config: Bert4RecConfig, given: RuleArguments
 ) -> dict:
     """Print the metrics of a recommender."""
-    if unread := given_options(evaluation, ["seed"]):
-        raise ValueError(f"{unread} are options of a classifier; the evaluation of a recommender draws nothing")
     rules = saved_rules(evaluation.model_name_or_path) if given.rules is None else given.rules
     if rules and evaluation.history_lengths:
         raise ValueError("--history_lengths ranks without rules; give a --rules_file with []")

@@ -69,12 +69,11 @@ class TaskArguments:
                 f"{data.train_file[0]} holds sequences of `hf-rec prepare`, which have no labels; give the log itself"
             )
 
-    def load_splits(self, data: DataArguments, columns: list[str], seed: int) -> DatasetDict:
+    def load_splits(self, data: DataArguments, columns: list[str]) -> DatasetDict:
         """Splits with labels, as [`train_classifier`] takes them.
 
         Args:
             columns: Columns of features that are kept.
-            seed: Of the random split of users.
         """
         if self.label_of != "user":
             return EventLabels(**vars(data), label=self.label_column).load_splits(columns)
@@ -82,9 +81,8 @@ class TaskArguments:
         if {*users.column_names}.isdisjoint({*columns} - {*log.column_names}):
             data = replace(data, users_file=None)  # it has labels alone
         sequences = data.load_sequences(log, columns, **data.build_options)
-        return split_users(
-            *(sequences, users, self.label_column, data.user_column, data.time_column, seed, data.time_format)
-        )
+        names = {"user_column": data.user_column, "time_column": data.time_column, "time_format": data.time_format}
+        return split_users(sequences, users, self.label_column, **names)
 
     def split_name(self, data: DataArguments) -> str:
         """How the data are split, for a card."""

@@ -288,7 +288,7 @@ def main(arguments: list[str] | None = None, hooks: Hooks = OURS) -> None:
         task.refuse(data, given_options(model, OF_RECOMMENDERS))
         title, tables = "Test metrics", label_tables
         results = train_classifier(
-            task.load_splits(data, model.columns(), args.seed),
+            task.load_splits(data, model.columns()),
             args,
             task.label_column,
             task.label_of,

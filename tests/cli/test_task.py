@@ -93,6 +93,8 @@ def test_a_label_of_users_beside_what_is_known_of_them(shop, tmp_path):
         "age",
         "--request_columns",
         "time_gap",
+        "--seed",
+        "7",  # the split of the users is that of every seed
     )
     assert config.label_of == "user" and [feature.name for feature in config.features] == ["time_gap", "age"]
     assert results["test_labels"] == 6
