@@ -135,8 +135,10 @@ def simulate(
         from them.
 
     Raises:
-        ValueError: for fewer clients than a round needs.
+        ValueError: for fewer clients than a round needs, and a share of dropped messages out of range.
     """
+    if not 0 <= drop_rate < 1:
+        raise ValueError(f"drop_rate must be at least 0 and below 1, got {drop_rate}")
     needed = max(settings.clients_per_round, settings.min_clients)
     if needed > len(clients):
         raise ValueError(f"a round needs {needed} clients, there are {len(clients)}; give fewer --clients_per_round")

@@ -223,3 +223,10 @@ def test_a_catalogue_whose_rows_are_trained_one_by_one_is_an_error_before_the_fi
         simulate(model, TOKENIZER, parts_of(HISTORIES), FederatedSettings(clients_per_round=1, **ONE_STEP))
     with pytest.raises(ValueError, match="sampled_softmax.*softmax"):
         model_of_catalogue([str(item) for item in range(20)], config=sampled)
+
+
+@pytest.mark.parametrize("drop_rate", [-0.1, 1, 5])
+def test_a_share_of_dropped_messages_out_of_range_is_an_error(drop_rate):
+    model = small_model(len(TOKENIZER), is_decoder=True)
+    with pytest.raises(ValueError, match=f"drop_rate must be at least 0 and below 1, got {drop_rate}"):
+        simulate(model, TOKENIZER, parts_of(HISTORIES), FederatedSettings(clients_per_round=1), drop_rate=drop_rate)
