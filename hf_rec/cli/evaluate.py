@@ -78,8 +78,8 @@ def evaluate_labels(
 ) -> dict:
     """Print the metrics of a classifier."""
     task = TaskArguments("classification", evaluation.label_column, config.label_of)
-    unread = [*given_options(evaluation, ("history_lengths", "variety_column"))]
-    task.refuse(data, [*unread, *given_options(given, ("rules_file", "items_file", "kept_columns"))])
+    unread = given_options(evaluation, ("history_lengths", "variety_column"))
+    task.refuse(data, unread + given_options(given, ("rules_file", "items_file", "kept_columns")))
     splits = task.load_splits(data, feature_columns(config.features))
     results = evaluate_classifier(
         evaluation.model_name_or_path, splits, evaluation.label_column, evaluation.batch_size or 64

@@ -62,12 +62,14 @@ def items_of(history: list[str] | dict[str, Any]) -> list[str]:
 
 
 def check_known(recommend: HistoryPipeline, items: Iterable[str] | pa.Array, what: str) -> None:
-    """Raise if a model knows none of the items, and report those that it does not know.
+    """Raise if a model knows none of the items, and report those that it does not know. What is no text is left to the
+    pipeline to refuse.
 
     Args:
         what: They are, in the plural.
     """
-    items = items if isinstance(items, pa.Array) else pa.array(items, pa.string())
+    if not isinstance(items, pa.Array):
+        items = pa.array([item for item in items if isinstance(item, str)], pa.string())
     known = pc.is_in(items, value_set=pa.array([*recommend.id_of_item], items.type))
     unknown = items.filter(pc.invert(known))
     if not len(unknown):

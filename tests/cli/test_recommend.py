@@ -101,6 +101,7 @@ def test_a_history_may_be_a_json_object_with_columns(recommend):
     ("options", "message"),
     [
         (["--history", "tea", "pot"], "none of the 2 items of the history, such as 'tea', is in the catalogue"),
+        (["--history", "[1, 2]"], "got 1|string"),
         (["--history", "sku-001", "--candidates", "tea"], "none of the 1 items of --candidates"),
         (["--file", "OTHER"], "none of the 2 events of the log, such as 'tea'"),
         (["--history", "sku-001", "--filter", "x > 1"], r"\['--filter'\] are options of a log"),
