@@ -127,7 +127,13 @@ def test_unknown_items_among_others_are_counted(recommend, caplog):
     assert "1 of 2 items of the history, such as 'tea', are not in the catalogue" in caplog.text
 
 
-@pytest.mark.parametrize(("encoding", "shown"), [("cp1252", r"\u0436\u001b"), ("utf-8", r"ж\u001b")])
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("cp1252", r"\u0436\u001b"),
+        pytest.param("utf-8", r"ж\u001b", marks=pytest.mark.slow),
+    ],
+)
 def test_ids_are_printed_in_any_encoding_and_control_characters_escaped(tmp_path, encoding, shown):
     tokenizer = ItemTokenizer.from_items(["tea", "ж\x1b[2J"])
     save_recommender(tmp_path / "model", small_model(len(tokenizer), is_decoder=True), tokenizer)

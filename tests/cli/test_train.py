@@ -194,6 +194,7 @@ def test_a_temporal_split_goes_the_whole_way(tmp_path, capsys):
     assert "temporal" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_same_end(log_file, tmp_path, caplog):
     options = ["train", "--train_file", log_file, "--num_train_epochs", 12, "--save_total_limit", 100, *TINY]
     by_epoch = [word for name in ("eval", "save", "logging") for word in (f"--{name}_strategy", "epoch")]

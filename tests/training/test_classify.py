@@ -44,7 +44,7 @@ def no_plot(monkeypatch):
     monkeypatch.setattr("hf_rec.training.run.plot_training_curve", lambda *_: None)
 
 
-@pytest.mark.parametrize("is_decoder", [False, True])
+@pytest.mark.parametrize("is_decoder", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_label_that_follows_from_the_history_and_the_item_is_learned(is_decoder, tmp_path):
     folder = tmp_path / "taste"
     results = train_classifier(

@@ -72,7 +72,7 @@ def test_the_stopwatch_goes_on_after_an_interruption(tmp_path):
 
 
 @pytest.mark.parametrize("is_decoder", [False, True])
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_run_that_is_resumed_after_any_step_ends_with_the_same_weights(tmp_path, is_decoder, workers):
     """Steps of two micro-batches, four in an epoch, the last one smaller; masks, windows, features, ids and
     dropout are drawn."""
@@ -97,6 +97,7 @@ def test_a_run_that_is_resumed_after_any_step_ends_with_the_same_weights(tmp_pat
         assert all(torch.equal(resumed[name], weights) for name, weights in whole.items()), step
 
 
+@pytest.mark.slow
 def test_a_search_of_arguments_maximises_the_metric_of_the_best_model(tmp_path):
     splits = shop_splits()
     tokenizer = create_model(splits, **SMALL)[1]
