@@ -142,6 +142,12 @@ def time_numbers(column: pa.ChunkedArray | pa.Array, name: str) -> np.ndarray:
     return times
 
 
+def repeated_ids(ids: pa.Array) -> pa.Array:
+    """The ids that occur more than once."""
+    counts = pc.value_counts(ids.drop_null())
+    return counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+
+
 def check_order(users: pa.Array, timestamps: pa.ListArray) -> None:
     """Raise for a user whose times go back."""
     times = time_numbers(timestamps.flatten(), "timestamps")

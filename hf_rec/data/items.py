@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from ..model.features import Feature, fit
 from ..model.item_columns import ITEM_KINDS, ItemColumns
-from .columns import as_array, id_strings, is_list, is_string
+from .columns import as_array, id_strings, is_list, is_string, repeated_ids
 from .encode import kind_of_type, numbers_of, split_name
 from .files import TableFiles, is_path
 from .sources import as_table, column_names
@@ -47,8 +47,7 @@ def align_rows(table, ids: pa.Array, columns: Iterable[str], key_column: str, wh
         raise ValueError(f"no column {missing} in the table of {what}, which has {column_names(table)}")
     table = as_table(table, {key_column, *columns})
     keys = id_strings(as_array(table[key_column]))
-    counts = pc.value_counts(keys.drop_null())
-    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    several = repeated_ids(keys)
     if len(several):
         raise ValueError(
             f"{len(several)} {what} have several rows in the table of {what}, such as {several[0].as_py()!r}; keep "

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from datasets import Dataset
 
 from .columns import (
@@ -15,6 +14,7 @@ from .columns import (
     list_lengths,
     make_lists,
     parse_times,
+    repeated_ids,
     report,
     time_numbers,
 )
@@ -145,10 +145,9 @@ def read_sequences(table: pa.Table, columns: Iterable[str] = ()) -> Dataset:
     users = id_strings(as_array(table["user_id"]))
     if items.null_count or users.null_count:
         raise ValueError(f"{items.null_count} item ids and {users.null_count} user ids are missing or empty")
-    counts = pc.value_counts(users)
-    if repeated := counts.field("values").filter(pc.greater(counts.field("counts"), 1)).to_pylist():
+    if len(repeated := repeated_ids(users)):
         raise ValueError(
-            f"{len(repeated)} users have several rows, such as {repeated[0]!r}; give one row for each user"
+            f"{len(repeated)} users have several rows, such as {repeated[0].as_py()!r}; give one row for each user"
         )
     lengths = list_lengths(ids)
     sequences = {"user_id": users, "item_ids": make_lists(items, lengths)}
